@@ -1,0 +1,400 @@
+// cpu_kernels.c: every kernel of kernels.h in plain C, in the order of the list. Read these to know what a kernel means.
+// They are also the oracle of the tests: compiled with -Dreal=double they judge the fast bodies, so they stay simple.
+// Shapes stand in kernels.h. Sums over rows or columns run in a fixed order: the same bits for any number of threads.
+#include "kernels.h"
+#include <string.h>
+#include <tgmath.h>                             // exp, tanh, ... of the width of their argument
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static int omp_get_max_threads(void) { return 1; }
+#endif
+
+// Loops that sum over rows are split by columns, so that no two threads add to the same number. A multiple of 16 (a cache line of floats).
+static int columns_per_thread(int C) { int part = (C + omp_get_max_threads() - 1) / omp_get_max_threads(); return (part + 15) / 16 * 16; }
+
+static int min(int a, int b) { return a < b ? a : b; }
+static int group_of(const int *group, int n) { return group ? group[n] : 0; }
+
+void fill_cpu(real *out, double value, size_t n) {
+    #pragma omp parallel for if (n > 100000)
+    for (size_t i = 0; i < n; i++) out[i] = (real)value;
+}
+
+// ---- embeddings ---------------------------------------------------------------------------------------------------------------
+
+void embedding_forward_cpu(real *out, const real *weight, const int *id, int N, int C) {
+    for (int n = 0; n < N; n++) memcpy(out + (size_t)n*C, weight + (size_t)id[n]*C, C * sizeof(real));
+}
+
+void embedding_backward_cpu(real *dweight, const real *dout, const int *id, int N, int C) {
+    int part = columns_per_thread(C);
+    #pragma omp parallel for
+    for (int c0 = 0; c0 < C; c0 += part)
+        for (int n = 0; n < N; n++)
+            for (int c = c0; c < min(C, c0 + part); c++) dweight[(size_t)id[n]*C + c] += dout[(size_t)n*C + c];
+}
+
+void level_embedding_cpu(real *out, const double *level, int G, int F) {
+    int half = F / 2;                           // phases in double: float loses them at large levels
+    for (int g = 0; g < G; g++)
+        for (int i = 0; i < half; i++) {
+            double phase = level[g] * exp(-log(10000.0) * i / half);
+            out[g*F + i] = (real)cos(phase);
+            out[g*F + half + i] = (real)sin(phase);
+        }
+}
+
+// ---- linear layers ------------------------------------------------------------------------------------------------------------
+
+// GELU(x) = x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3);  SiLU(x) = x sig(x)
+static real act(real x, Activation a) {
+    if (a == GELU) return x/2 * (1 + tanh((real)0.7978845608028654 * (x + (real)0.044715*x*x*x)));
+    if (a == SILU) return x / (1 + exp(-x));
+    return x;
+}
+
+// GELU'(x) = (1 + tanh u)/2 + x/2 (1 - tanh^2 u) u';  SiLU'(x) = sig + x sig (1 - sig)
+static real act_derivative(real x, Activation a) {
+    if (a == GELU) {
+        real th = tanh((real)0.7978845608028654 * (x + (real)0.044715*x*x*x));
+        return (1 + th)/2 + x/2 * (1 - th*th) * (real)0.7978845608028654 * (1 + 3*(real)0.044715*x*x);
+    }
+    if (a == SILU) { real sig = 1 / (1 + exp(-x)); return sig + x*sig*(1 - sig); }
+    return 1;
+}
+
+void linear_forward_cpu(real *out, real *pre, const real *inp, const real *weight, const real *bias, int N, int C, int OC, Activation a) {
+    #pragma omp parallel for
+    for (int n = 0; n < N; n++) {
+        const real *inp_n = inp + (size_t)n*C;
+        for (int o = 0; o < OC; o++) {
+            const real *weight_o = weight + (size_t)o*C;
+            real sum = 0;
+            #pragma omp simd reduction(+:sum)   // the sum may be reordered: allows vector adds
+            for (int c = 0; c < C; c++) sum += inp_n[c] * weight_o[c];
+            if (bias) sum += bias[o];
+            if (pre) pre[(size_t)n*OC + o] = sum;
+            out[(size_t)n*OC + o] = act(sum, a);
+        }
+    }
+}
+
+// fwd: pre = inp W^T + b      bwd: dinp += dpre W
+void linear_backward_inp_cpu(real *dinp, const real *dpre, const real *weight, int N, int C, int OC) {
+    #pragma omp parallel for
+    for (int n = 0; n < N; n++)
+        for (int o = 0; o < OC; o++) {
+            real d = dpre[(size_t)n*OC + o];
+            for (int c = 0; c < C; c++) dinp[(size_t)n*C + c] += d * weight[(size_t)o*C + c];
+        }
+}
+
+// fwd: pre = inp W^T + b      bwd: dW += dpre^T inp, db += sum over rows of dpre
+void linear_backward_weight_cpu(real *dweight, real *dbias, const real *dpre, const real *inp, int N, int C, int OC) {
+    #pragma omp parallel for
+    for (int o = 0; o < OC; o++)
+        for (int n = 0; n < N; n++) {
+            real d = dpre[(size_t)n*OC + o];
+            if (dbias) dbias[o] += d;
+            for (int c = 0; c < C; c++) dweight[(size_t)o*C + c] += d * inp[(size_t)n*C + c];
+        }
+}
+
+void activation_backward_cpu(real *d, const real *pre, size_t n, Activation a) {
+    #pragma omp parallel for
+    for (size_t i = 0; i < n; i++) d[i] *= act_derivative(pre[i], a);
+}
+
+// ---- LayerNorm and modulation -------------------------------------------------------------------------------------------------
+
+// fwd: xhat = (x - mean) rstd;  y = xhat w;  out = y (1 + scale) + shift
+void norm_modulate_forward_cpu(real *out, real *mean, real *rstd, const real *x, const real *weight, const real *shift, const real *scale, const int *group,
+                               double eps, int N, int C, int ld) {
+    #pragma omp parallel for
+    for (int n = 0; n < N; n++) {
+        const real *x_n = x + (size_t)n*C;
+        real *out_n = out + (size_t)n*C;
+        double sum = 0, var = 0;
+        for (int c = 0; c < C; c++) sum += x_n[c];
+        double m = sum / C;
+        for (int c = 0; c < C; c++) var += (x_n[c] - m) * (x_n[c] - m);
+        double r = 1 / sqrt(var / C + eps);
+        mean[n] = (real)m;
+        rstd[n] = (real)r;
+        int g = group_of(group, n);
+        const real *shift_g = shift && g >= 0 ? shift + (size_t)g*ld : NULL, *scale_g = scale && g >= 0 ? scale + (size_t)g*ld : NULL;
+        for (int c = 0; c < C; c++) {
+            real y = (x_n[c] - (real)m) * (real)r * weight[c];
+            out_n[c] = scale_g ? y * (1 + scale_g[c]) + shift_g[c] : y;
+        }
+    }
+}
+
+// bwd: dshift += dout;  dscale += dout y;  dy = dout (1 + scale);  dw += dy xhat;  dxhat = dy w;
+//      dx += rstd (dxhat - mean_c(dxhat) - xhat mean_c(dxhat xhat))
+void norm_modulate_backward_cpu(real *dx, real *dweight, real *dshift, real *dscale, const real *dout, const real *x, const real *mean, const real *rstd,
+                                const real *weight, const real *scale, const int *group, int N, int C, int ld) {
+    // pass 1, by rows: dx
+    if (dx)
+    #pragma omp parallel for
+    for (int n = 0; n < N; n++) {
+        int g = group_of(group, n);
+        const real *x_n = x + (size_t)n*C, *dout_n = dout + (size_t)n*C, *scale_g = scale && g >= 0 ? scale + (size_t)g*ld : NULL;
+        real *dx_n = dx + (size_t)n*C;
+        real sum = 0, dot = 0;
+        #pragma omp simd reduction(+:sum,dot)
+        for (int c = 0; c < C; c++) {
+            real dxhat = dout_n[c] * (scale_g ? 1 + scale_g[c] : 1) * weight[c];
+            sum += dxhat;
+            dot += dxhat * (x_n[c] - mean[n]) * rstd[n];
+        }
+        for (int c = 0; c < C; c++) {
+            real dxhat = dout_n[c] * (scale_g ? 1 + scale_g[c] : 1) * weight[c];
+            dx_n[c] += rstd[n] * (dxhat - sum/C - (x_n[c] - mean[n]) * rstd[n] * dot/C);
+        }
+    }
+    // pass 2, by columns: the parameters
+    int part = columns_per_thread(C);
+    if (dweight || dscale)
+    #pragma omp parallel for
+    for (int c0 = 0; c0 < C; c0 += part)
+        for (int n = 0; n < N; n++) {
+            int g = group_of(group, n), modulated = scale && g >= 0;
+            for (int c = c0; c < min(C, c0 + part); c++) {
+                real d = dout[(size_t)n*C + c], xhat = (x[(size_t)n*C + c] - mean[n]) * rstd[n];
+                if (dweight) dweight[c] += d * (modulated ? 1 + scale[(size_t)g*ld + c] : 1) * xhat;
+                if (dscale && modulated) dscale[(size_t)g*ld + c] += d * xhat * weight[c], dshift[(size_t)g*ld + c] += d;
+            }
+        }
+}
+
+// ---- rotary positions ---------------------------------------------------------------------------------------------------------
+
+// The pair (x_i, x_j), j = pair[i] > i, turns:   x_i' = x_i cos_i - x_j sin_i,   x_j' = x_j cos_j + x_i sin_j
+void rope_forward_cpu(real *x, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS) {
+    #pragma omp parallel for
+    for (int n = 0; n < N; n++) {
+        const real *cos_p = cosine + (size_t)position[n]*HS, *sin_p = sine + (size_t)position[n]*HS;
+        for (int h = 0; h < heads; h++) {
+            real *x_nh = x + (size_t)n*ld + (size_t)h*HS;
+            for (int i = 0; i < HS; i++) {
+                int j = pair[i];
+                if (j <= i) continue;
+                real a = x_nh[i], b = x_nh[j];
+                x_nh[i] = a*cos_p[i] - b*sin_p[i];
+                x_nh[j] = b*cos_p[j] + a*sin_p[j];
+            }
+        }
+    }
+}
+
+// the transposed matrix:   dx_i = dx_i' cos_i + dx_j' sin_j,   dx_j = dx_j' cos_j - dx_i' sin_i
+void rope_backward_cpu(real *dx, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS) {
+    #pragma omp parallel for
+    for (int n = 0; n < N; n++) {
+        const real *cos_p = cosine + (size_t)position[n]*HS, *sin_p = sine + (size_t)position[n]*HS;
+        for (int h = 0; h < heads; h++) {
+            real *dx_nh = dx + (size_t)n*ld + (size_t)h*HS;
+            for (int i = 0; i < HS; i++) {
+                int j = pair[i];
+                if (j <= i) continue;
+                real a = dx_nh[i], b = dx_nh[j];
+                dx_nh[i] = a*cos_p[i] + b*sin_p[j];
+                dx_nh[j] = b*cos_p[j] - a*sin_p[i];
+            }
+        }
+    }
+}
+
+// ---- attention over spans -----------------------------------------------------------------------------------------------------
+
+static real dot(const real *a, const real *b, int n) {
+    real sum = 0;
+    #pragma omp simd reduction(+:sum)
+    for (int i = 0; i < n; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+// The loop over the keys that a row sees; a row without keys gives 0 (and lse = -inf).
+#define FOR_KEYS(j, s) for (int part_ = 0; part_ < 2; part_++) for (int j = (s).lo[part_]; j < (s).hi[part_]; j++)
+
+// out = sum_j p_j v_j,   p_j = exp(q.k_j / sqrt(HS) - lse),   lse = log sum_j exp(q.k_j / sqrt(HS))
+void attention_forward_cpu(real *out, real *lse, const real *q, const real *k, const real *v, const Span *span,
+                           int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv) {
+    real scale = (real)(1 / sqrt((double)HS));
+    #pragma omp parallel for collapse(3)
+    for (int b = 0; b < B; b++)
+    for (int h = 0; h < NH; h++)
+    for (int t = 0; t < Tq; t++) {
+        const real *q_bth = q + ((size_t)b*Tq + t)*ldq + h*HS;
+        const real *k_bh = k + (size_t)b*Tk*ldkv + h*HS, *v_bh = v + (size_t)b*Tk*ldkv + h*HS;
+        real *out_bth = out + (((size_t)b*Tq + t)*NH + h)*HS;
+
+        // pass 1: the largest score, subtracted below because exp(89) already overflows float
+        real top = -INFINITY;
+        FOR_KEYS(j, span[t]) { real s = scale * dot(q_bth, k_bh + (size_t)j*ldkv, HS); if (!(s <= top)) top = s; }
+
+        // pass 2: weighted sum of values
+        double sum = 0;
+        for (int i = 0; i < HS; i++) out_bth[i] = 0;
+        FOR_KEYS(j, span[t]) {
+            real p = exp(scale * dot(q_bth, k_bh + (size_t)j*ldkv, HS) - top);
+            sum += p;
+            for (int i = 0; i < HS; i++) out_bth[i] += p * v_bh[(size_t)j*ldkv + i];
+        }
+        if (sum != 0) for (int i = 0; i < HS; i++) out_bth[i] /= (real)sum;
+        lse[((size_t)b*NH + h)*Tq + t] = (real)(top + log(sum));
+    }
+}
+
+// fwd: s_j = q.k_j scale;  p = softmax(s);  out = sum_j p_j v_j
+// bwd: dv_j += p_j dout;  dp_j = dout.v_j;  ds_j = p_j (dp_j - dout.out);  dq += scale sum_j ds_j k_j;  dk_j += scale ds_j q
+void attention_backward_cpu(real *dq, real *dk, real *dv, const real *dout, const real *out, const real *lse, const real *q, const real *k, const real *v,
+                            const Span *span, int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv) {
+    real scale = (real)(1 / sqrt((double)HS));
+    #pragma omp parallel for collapse(2)        // a head's dk, dv belong to one thread
+    for (int b = 0; b < B; b++)
+    for (int h = 0; h < NH; h++)
+    for (int t = 0; t < Tq; t++) {
+        size_t row_q = ((size_t)b*Tq + t)*ldq + h*HS, row_out = (((size_t)b*Tq + t)*NH + h)*HS;
+        const real *dout_bth = dout + row_out;
+        real delta = dot(dout_bth, out + row_out, HS), lse_bht = lse[((size_t)b*NH + h)*Tq + t];
+        FOR_KEYS(j, span[t]) {
+            size_t row_k = ((size_t)b*Tk + j)*ldkv + h*HS;
+            real p = exp(scale * dot(q + row_q, k + row_k, HS) - lse_bht);
+            real ds = p * (dot(dout_bth, v + row_k, HS) - delta) * scale;
+            for (int i = 0; i < HS; i++) {
+                dv[row_k + i] += p * dout_bth[i];
+                dq[row_q + i] += ds * k[row_k + i];
+                dk[row_k + i] += ds * q[row_q + i];
+            }
+        }
+    }
+}
+
+// ---- residual branch ----------------------------------------------------------------------------------------------------------
+
+// 0 for a dropped element, 1/(1-p) for one that stays, for the four columns c..c+3 of row n
+static void dropout_factors(real f[4], Dropout drop, int n, int c, int C) {
+    if (drop.p == 0) { f[0] = f[1] = f[2] = f[3] = 1; return; }
+    Philox x = philox(drop.seed, drop.stream, (uint64_t)n * ((C + 3) / 4) + c / 4);
+    for (int i = 0; i < 4; i++) f[i] = x.w[i] < drop.p * 4294967296.0 ? 0 : (real)(1 / (1 - drop.p));
+}
+
+void gated_residual_forward_cpu(real *out, const real *x, const real *branch, const real *gate, const int *group, Dropout drop, int N, int C, int ld) {
+    #pragma omp parallel for
+    for (int n = 0; n < N; n++) {
+        int g = group_of(group, n);
+        const real *gate_g = gate && g >= 0 ? gate + (size_t)g*ld : NULL;
+        for (int c0 = 0; c0 < C; c0 += 4) {
+            real f[4];
+            dropout_factors(f, drop, n, c0, C);
+            for (int c = c0; c < min(C, c0 + 4); c++) {
+                size_t i = (size_t)n*C + c;
+                out[i] = x[i] + (gate_g ? gate_g[c] : 1) * f[c - c0] * branch[i];
+            }
+        }
+    }
+}
+
+// fwd: out = x + gate f branch      bwd: dx += dout;  dbranch += gate f dout;  dgate += sum over rows of f branch dout
+void gated_residual_backward_cpu(real *dx, real *dbranch, real *dgate, const real *dout, const real *branch, const real *gate, const int *group,
+                                 Dropout drop, int N, int C, int ld) {
+    int part = columns_per_thread(C);
+    #pragma omp parallel for
+    for (int p0 = 0; p0 < C; p0 += part)
+        for (int n = 0; n < N; n++) {
+            int g = group_of(group, n), gated = gate && g >= 0;
+            for (int c0 = p0; c0 < min(C, p0 + part); c0 += 4) {
+                real f[4];
+                dropout_factors(f, drop, n, c0, C);
+                for (int c = c0; c < min(C, c0 + 4); c++) {
+                    size_t i = (size_t)n*C + c;
+                    if (dx) dx[i] += dout[i];
+                    if (dbranch) dbranch[i] += (gated ? gate[(size_t)g*ld + c] : 1) * f[c - c0] * dout[i];
+                    if (dgate && gated) dgate[(size_t)g*ld + c] += f[c - c0] * branch[i] * dout[i];
+                }
+            }
+        }
+}
+
+// ---- rows ---------------------------------------------------------------------------------------------------------------------
+
+void gather_rows_forward_cpu(real *out, const real *inp, const int *row, int N, int C) {
+    for (int n = 0; n < N; n++) memcpy(out + (size_t)n*C, inp + (size_t)row[n]*C, C * sizeof(real));
+}
+
+void gather_rows_backward_cpu(real *dinp, const real *dout, const int *row, int N, int C) {
+    for (int n = 0; n < N; n++)
+        for (int c = 0; c < C; c++) dinp[(size_t)row[n]*C + c] += dout[(size_t)n*C + c];
+}
+
+void store_rows_cpu(real *out, const real *inp, int B, int T, int W, int C, int ld) {
+    for (int b = 0; b < B; b++)
+        for (int t = 0; t < T; t++) memcpy(out + ((size_t)b*W + t)*C, inp + ((size_t)b*T + t)*ld, C * sizeof(real));
+}
+
+// ---- cross-entropy ------------------------------------------------------------------------------------------------------------
+
+// row_loss = weight (lse - logits[target]),   lse = log sum_{v != excluded} exp(logits_v)
+void cross_entropy_forward_cpu(real *loss, real *row_loss, real *lse, const real *logits, const int *target, const double *weight, double scale, int excluded,
+                               int N, int V) {
+    #pragma omp parallel for
+    for (int n = 0; n < N; n++) {
+        const real *logits_n = logits + (size_t)n*V;
+        row_loss[n] = lse[n] = 0;
+        if (weight[n] == 0) continue;
+        real top = -INFINITY;
+        double sum = 0;
+        for (int v = 0; v < V; v++) if (v != excluded && !(logits_n[v] <= top)) top = logits_n[v];
+        for (int v = 0; v < V; v++) if (v != excluded) sum += exp(logits_n[v] - top);
+        lse[n] = (real)(top + log(sum));
+        row_loss[n] = (real)(weight[n] * (lse[n] - logits_n[target[n]]));
+    }
+    double total = 0;
+    for (int n = 0; n < N; n++) total += row_loss[n];
+    *loss = (real)(scale * total);
+}
+
+// dlogits_v = dloss scale weight (exp(logits_v - lse) - [v = target]), 0 at v = excluded
+void cross_entropy_backward_cpu(real *logits, const real *dloss, const real *lse, const int *target, const double *weight, double scale, int excluded,
+                                int N, int V) {
+    #pragma omp parallel for
+    for (int n = 0; n < N; n++) {
+        real *logits_n = logits + (size_t)n*V, d = (real)(*dloss * scale * weight[n]);
+        if (weight[n] == 0) { memset(logits_n, 0, V * sizeof(real)); continue; }
+        for (int v = 0; v < V; v++) logits_n[v] = v == excluded ? 0 : d * (exp(logits_n[v] - lse[n]) - (v == target[n]));
+    }
+}
+
+// ---- optimiser ----------------------------------------------------------------------------------------------------------------
+
+void sum_squares_cpu(double *out, const real *x, size_t n) {
+    enum { PARTS = 1024 };                      // fixed parts, added in order: independent of the number of threads
+    double part[PARTS];
+    size_t each = (n + PARTS - 1) / PARTS;
+    #pragma omp parallel for
+    for (int p = 0; p < PARTS; p++) {
+        double sum = 0;
+        for (size_t i = p*each; i < n && i < (p + 1)*each; i++) sum += (double)x[i] * x[i];
+        part[p] = sum;
+    }
+    *out = 0;
+    for (int p = 0; p < PARTS; p++) *out += part[p];
+}
+
+// m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  param -= lr (mhat / (sqrt(vhat) + eps) + weight_decay param)
+void adamw_cpu(real *param, real *m, real *v, real *ema, const real *grad, const double *norm2, size_t n, AdamW a) {
+    double clip = a.max_norm > 0 ? fmin(1, a.max_norm / (sqrt(*norm2) + 1e-6)) : 1;
+    real b1 = (real)a.beta1, b2 = (real)a.beta2, decay = (real)(a.lr * a.weight_decay), keep = (real)(1 - a.ema);
+    real m_scale = (real)(a.lr / (1 - pow(a.beta1, a.step))), v_scale = (real)(1 / (1 - pow(a.beta2, a.step))), eps = (real)a.eps;
+    #pragma omp parallel for
+    for (size_t i = 0; i < n; i++) {
+        real g = grad[i] * (real)clip;
+        m[i] = b1*m[i] + (1 - b1)*g;
+        v[i] = b2*v[i] + (1 - b2)*g*g;
+        param[i] -= m_scale * m[i] / (sqrt(v[i] * v_scale) + eps) + decay * param[i];
+        ema[i] += keep * (param[i] - ema[i]);
+    }
+}

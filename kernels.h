@@ -1,0 +1,123 @@
+// kernels.h: THE list of kernels, one line each. A program computes through these and nothing else.
+//
+// K(name, parameters, arguments) has a plain body name_cpu (cpu_kernels.c); F(...) has a second, fast one, name_fast (cpu_fast.c).
+// common.h turns every line into a dispatcher `name`; tests/parity.c does not link unless every line has its parity_name.
+// Pointers and plain numbers only, so that this file is clean in C and in C++. Outputs first, then inputs, dims last.
+// An output is overwritten unless its name starts with d (a gradient): gradients are added to, except where a line says otherwise.
+//
+// `real` is a macro: float in the programs, double for gradient checks and for the oracle of tests/parity.c.
+// Letters: B batch, T rows (positions) of one sequence, C width, N rows in all (mostly B*T), NH heads, HS head size, V vocabulary.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#ifndef real
+#define real float
+#endif
+#define WIDE_float  0                           // REAL_IS_DOUBLE is 1 where real is double, 0 where it is float
+#define WIDE_double 1
+#define WIDE_(type) WIDE_##type
+#define WIDE(type) WIDE_(type)
+#define REAL_IS_DOUBLE WIDE(real)
+
+#ifdef __CUDACC__
+#define BOTH __host__ __device__                // compiled for both sides of the seam
+#else
+#define BOTH
+#endif
+
+// A query row sees the keys [lo[0], hi[0]) and [lo[1], hi[1]), which do not overlap. Every mask of this repository is of this form.
+typedef struct Span { int lo[2], hi[2]; } Span;
+
+typedef enum { LINEAR_ONLY, GELU, SILU } Activation;
+
+// How a row is modulated: rows of group g read shift, scale and gate at mod + g*ld. group NULL: all rows are group 0. group[row] = -1: identity.
+
+// Philox4x32-10 (Salmon et al. 2011): 128 random bits as a pure function of (seed, stream, index), the same on every device.
+typedef struct Philox { uint32_t w[4]; } Philox;
+BOTH static inline Philox philox(uint64_t seed, uint64_t stream, uint64_t index) {
+    Philox x = {{(uint32_t)index, (uint32_t)(index >> 32), (uint32_t)stream, (uint32_t)(stream >> 32)}};
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+        uint64_t p = (uint64_t)0xD2511F53u * x.w[0], q = (uint64_t)0xCD9E8D57u * x.w[2];
+        Philox y = {{(uint32_t)(q >> 32) ^ x.w[1] ^ k0, (uint32_t)q, (uint32_t)(p >> 32) ^ x.w[3] ^ k1, (uint32_t)p}};
+        x = y;
+    }
+    return x;
+}
+
+// One dropout call: element c of row n falls if word c%4 of philox(seed, stream, n*ceil(C/4) + c/4) is below p * 2^32.
+typedef struct Dropout { double p; uint64_t seed, stream; } Dropout;
+
+// What AdamW needs beside its arrays (Loshchilov & Hutter 2019, Alg. 2; clipping and EMA as PyTorch and torch_ema do them).
+typedef struct AdamW {
+    double lr, beta1, beta2, eps, weight_decay;
+    double max_norm;                            // gradients are scaled by min(1, max_norm / (norm + 1e-6)); 0: off
+    double ema;                                 // ema += (1 - ema decay) * (param - ema); the decay of this very step
+    int step;                                   // 1, 2, ...: for the bias correction
+} AdamW;
+
+#define KERNELS(K, F) \
+    /* out (n) = value */ \
+    K(fill, (real *out, double value, size_t n), (out, value, n)) \
+    /* out (N,C) = weight (V,C) [id (N)] */ \
+    K(embedding_forward,  (real *out, const real *weight, const int *id, int N, int C), (out, weight, id, N, C)) \
+    K(embedding_backward, (real *dweight, const real *dout, const int *id, int N, int C), (dweight, dout, id, N, C)) \
+    /* out (G,F) = cos(level_g f_i) | sin(level_g f_i), f_i = 10000^(-i/(F/2)) */ \
+    K(level_embedding, (real *out, const double *level, int G, int F), (out, level, G, F)) \
+    /* pre (N,OC) = inp (N,C) weight (OC,C)^T + bias (OC); out = act(pre). bias may be NULL; pre NULL: not kept */ \
+    F(linear_forward, (real *out, real *pre, const real *inp, const real *weight, const real *bias, int N, int C, int OC, Activation act), \
+                      (out, pre, inp, weight, bias, N, C, OC, act)) \
+    F(linear_backward_inp,    (real *dinp, const real *dpre, const real *weight, int N, int C, int OC), (dinp, dpre, weight, N, C, OC)) \
+    F(linear_backward_weight, (real *dweight, real *dbias, const real *dpre, const real *inp, int N, int C, int OC), \
+                              (dweight, dbias, dpre, inp, N, C, OC)) \
+    /* d (n): on entry d(out), on exit d(pre) = d(out) act'(pre): overwrites */ \
+    F(activation_backward, (real *d, const real *pre, size_t n, Activation act), (d, pre, n, act)) \
+    /* out (N,C) = LN(x; weight) * (1 + scale) + shift; mean, rstd (N) are kept. shift, scale NULL: plain LN */ \
+    K(norm_modulate_forward, (real *out, real *mean, real *rstd, const real *x, const real *weight, const real *shift, const real *scale, const int *group, \
+                              double eps, int N, int C, int ld), (out, mean, rstd, x, weight, shift, scale, group, eps, N, C, ld)) \
+    K(norm_modulate_backward, (real *dx, real *dweight, real *dshift, real *dscale, const real *dout, const real *x, const real *mean, const real *rstd, \
+                               const real *weight, const real *scale, const int *group, int N, int C, int ld), \
+                              (dx, dweight, dshift, dscale, dout, x, mean, rstd, weight, scale, group, N, C, ld)) \
+    /* x (N,ld): turns, in place, the first `heads` heads of HS columns; row n stands at position[n]; cosine, sine (P,HS); pair (HS) */ \
+    K(rope_forward,  (real *x, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS), \
+                     (x, cosine, sine, position, pair, N, ld, heads, HS)) \
+    K(rope_backward, (real *dx, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS), \
+                     (dx, cosine, sine, position, pair, N, ld, heads, HS)) \
+    /* out (B,Tq,NH*HS), lse (B,NH,Tq): softmax(q k^T / sqrt(HS) over span (Tq)) v. Rows of q, k|v are ldq, ldkv numbers apart */ \
+    F(attention_forward, (real *out, real *lse, const real *q, const real *k, const real *v, const Span *span, \
+                          int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv), (out, lse, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv)) \
+    F(attention_backward, (real *dq, real *dk, real *dv, const real *dout, const real *out, const real *lse, const real *q, const real *k, const real *v, \
+                           const Span *span, int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv), \
+                          (dq, dk, dv, dout, out, lse, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv)) \
+    /* out (N,C) = x + gate * dropout(branch). gate NULL: 1 */ \
+    K(gated_residual_forward,  (real *out, const real *x, const real *branch, const real *gate, const int *group, Dropout drop, int N, int C, int ld), \
+                               (out, x, branch, gate, group, drop, N, C, ld)) \
+    K(gated_residual_backward, (real *dx, real *dbranch, real *dgate, const real *dout, const real *branch, const real *gate, const int *group, \
+                                Dropout drop, int N, int C, int ld), (dx, dbranch, dgate, dout, branch, gate, group, drop, N, C, ld)) \
+    /* out (N,C) = inp [row (N)]; the rows are distinct */ \
+    K(gather_rows_forward,  (real *out, const real *inp, const int *row, int N, int C), (out, inp, row, N, C)) \
+    K(gather_rows_backward, (real *dinp, const real *dout, const int *row, int N, int C), (dinp, dout, row, N, C)) \
+    /* out (B,W,C): rows 0..T-1 of each sequence = the first C columns of inp (B,T,ld): keys and values go into a cache */ \
+    K(store_rows, (real *out, const real *inp, int B, int T, int W, int C, int ld), (out, inp, B, T, W, C, ld)) \
+    /* row_loss (N) = weight (N) * -log softmax(logits (N,V) without entry `excluded`)[target (N)]; loss (1) = scale * sum. lse (N) is kept. */ \
+    /* A row of weight 0 is not read. excluded = -1: none */ \
+    K(cross_entropy_forward, (real *loss, real *row_loss, real *lse, const real *logits, const int *target, const double *weight, double scale, int excluded, \
+                              int N, int V), (loss, row_loss, lse, logits, target, weight, scale, excluded, N, V)) \
+    /* logits (N,V) are overwritten by their gradient */ \
+    K(cross_entropy_backward, (real *logits, const real *dloss, const real *lse, const int *target, const double *weight, double scale, int excluded, \
+                               int N, int V), (logits, dloss, lse, target, weight, scale, excluded, N, V)) \
+    /* out (1) = sum of x (n) squared */ \
+    K(sum_squares, (double *out, const real *x, size_t n), (out, x, n)) \
+    /* one AdamW step on n numbers, clipped by the norm sqrt(norm2[0]), and the moving average of the result. grad is read only */ \
+    K(adamw, (real *param, real *m, real *v, real *ema, const real *grad, const double *norm2, size_t n, AdamW a), (param, m, v, ema, grad, norm2, n, a))
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#define DECLARE(name, params, args)      void name##_cpu params;
+#define DECLARE_FAST(name, params, args) void name##_cpu params; void name##_fast params;
+KERNELS(DECLARE, DECLARE_FAST)
+#ifdef __cplusplus
+}
+#endif
