@@ -1,0 +1,574 @@
+// common.h: what a network needs, shared by the programs. Read from top to bottom; nothing is declared ahead.
+//   1 random     philox() as a stream: rng(), uniform(), below()
+//   2 memory     two arenas of device memory, their dry run; upload(), download(); the fake device
+//   3 kernels    one dispatcher for every line of kernels.h
+//   4 tensors    Tensor, leaf(), the tape, backward()
+//   5 parameters param(), initialisation, AdamW with clipping and moving average
+//   6 ops        forward and backward beside each other, in the order in which a transformer block uses them
+//   7 checkpoint weights, average, moments and configuration in one safetensors file
+// Letters: B batch, T positions of one sequence, C width, N = B*T rows, NH heads, HS head size, V vocabulary, G groups of modulation.
+// t is always a position. A gradient is called d + the name of its tensor and is added to.
+#pragma once
+#include "io.h"
+#include "kernels.h"
+#include <sys/mman.h>
+#include <tgmath.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+// ---- 1. random ----------------------------------------------------------------------------------------------------------------
+// Nothing is stored but (seed, stream) and a counter: the same numbers on every device and for any number of threads.
+
+typedef enum { RNG_INIT = 1, RNG_DATA, RNG_LEVEL, RNG_MASK, RNG_DROPOUT, RNG_SAMPLE, RNG_EVAL } Purpose;
+typedef struct Rng { uint64_t seed, stream, index; } Rng;
+
+// A stream for one purpose and one step (or tensor, or sample): streams never overlap.
+static uint64_t stream_of(Purpose purpose, uint64_t step) { return (uint64_t)purpose << 56 | step; }
+static Rng rng(uint64_t seed, Purpose purpose, uint64_t step) { return (Rng){seed, stream_of(purpose, step), 0}; }
+
+// uniform in [0,1) with all 53 bits of a double
+static double uniform(Rng *r) {
+    Philox x = philox(r->seed, r->stream, r->index++);
+    return (double)(((uint64_t)x.w[0] << 32 | x.w[1]) >> 11) * 0x1p-53;
+}
+// uniform in 0..n-1
+static int below(Rng *r, int n) { return (int)(uniform(r) * n); }
+
+// ---- 2. memory ----------------------------------------------------------------------------------------------------------------
+// Device memory comes from two arenas: `persistent` (parameters, moments, caches) lives as long as the program, `step` (activations and their gradients)
+// is emptied before every step. How large they must be is found by a dry run: the same code with kernels switched off and addresses that only count.
+//     begin_dry_run();  build the network, run one largest step;  end_dry_run();  then do it again for real.
+// Only kernels, upload() and download() may touch device memory. In a build with -DFAKE_DEVICE everything else that tries crashes at once.
+
+typedef struct Arena { char *base; size_t used, peak, size; } Arena;
+static Arena persistent, step;
+static bool dry;
+
+static void protect(int how) {
+#ifdef FAKE_DEVICE
+    if (persistent.base) mprotect(persistent.base, persistent.size, how);
+    if (step.base) mprotect(step.base, step.size, how);
+#else
+    (void)how;
+#endif
+}
+static void device_open(void)  { protect(PROT_READ | PROT_WRITE); }
+static void device_close(void) { protect(PROT_NONE); }
+
+// bytes of device memory, aligned to 64; a dry run counts them and hands out an address that nothing may touch
+static void *arena_take(Arena *a, size_t bytes) {
+    size_t at = a->used;
+    a->used += (bytes + 63) / 64 * 64;
+    if (a->used > a->peak) a->peak = a->used;
+    if (dry) return (void *)(uintptr_t)(at + 64);
+    if (a->used > a->size) die("internal error: a step needs more memory than its dry run did");
+    return a->base + at;
+}
+
+static void arena_map(Arena *a) {
+    long page = sysconf(_SC_PAGESIZE);
+    *a = (Arena){.size = (a->peak + (size_t)page) / (size_t)page * (size_t)page};
+    a->base = mmap(NULL, a->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (a->base == MAP_FAILED) die("out of memory: %.2f GB are not to be had (try a smaller --batch)", (double)a->size * 1e-9);
+    madvise(a->base, a->size, MADV_HUGEPAGE);
+#ifdef FAKE_DEVICE
+    memset(a->base, 0xFF, a->size);                     // every float a NaN: what is read before it is written shows
+#endif
+}
+
+static void begin_dry_run(void) {
+    if (persistent.base) munmap(persistent.base, persistent.size);
+    if (step.base) munmap(step.base, step.size);
+    persistent = step = (Arena){0};
+    dry = true;
+}
+
+// Maps what the dry run counted, or ends the program with one line that says what is missing.
+static void end_dry_run(bool print) {
+    double need = (double)(persistent.peak + step.peak), have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    if (need > have) die("%.2f GB of memory are needed, this machine has %.2f GB: try a smaller --batch or network", need * 1e-9, have * 1e-9);
+    if (print) printf("memory: %.1f MB persistent (weights, moments, caches), %.1f MB a step (activations, gradients)\n",
+                      (double)persistent.peak * 1e-6, (double)step.peak * 1e-6);
+    dry = false;
+    arena_map(&persistent);
+    arena_map(&step);
+    device_close();
+}
+
+static void upload(void *device, const void *host, size_t bytes) { if (!dry) { device_open(); memcpy(device, host, bytes); device_close(); } }
+static void download(void *host, const void *device, size_t bytes) { if (!dry) { device_open(); memcpy(host, device, bytes); device_close(); } else memset(host, 0, bytes); }
+
+// a copy on the device that lives until the end of the step
+static void *to_device(const void *host, size_t bytes) { void *p = arena_take(&step, bytes); upload(p, host, bytes); return p; }
+
+// Host memory of one step (tensors, tape, index arrays): pieces that are reused step after step, so that a step allocates nothing.
+static struct { char *piece[64]; size_t size[64], used; int n, at; } host;
+
+static void *host_take(size_t bytes) {
+    bytes = (bytes + 63) / 64 * 64;
+    while (host.at < host.n && host.used + bytes > host.size[host.at]) host.at++, host.used = 0;
+    if (host.at == host.n) {
+        if (host.n == 64) die("internal error: host memory in too many pieces");
+        host.size[host.n] = bytes > (1u << 20) ? bytes : 1u << 20;
+        host.piece[host.n] = allocate(host.size[host.n]);
+        host.n++;
+    }
+    void *p = host.piece[host.at] + host.used;
+    host.used += bytes;
+    return memset(p, 0, bytes);
+}
+#define HOST(type, n) ((type *)host_take(sizeof(type) * (size_t)(n)))
+
+// ---- 3. kernels ---------------------------------------------------------------------------------------------------------------
+
+#if REAL_IS_DOUBLE                                      // the fast bodies know float alone
+#define RUN_FAST(name, args) name##_cpu args
+#else
+static bool naive;                                      // plain bodies only
+#define RUN_FAST(name, args) if (naive) name##_cpu args; else name##_fast args
+#endif
+#define DISPATCH(name, params, args)      static inline void name params { if (dry) return; device_open(); name##_cpu args; device_close(); }
+#define DISPATCH_FAST(name, params, args) static inline void name params { if (dry) return; device_open(); RUN_FAST(name, args); device_close(); }
+KERNELS(DISPATCH, DISPATCH_FAST)
+
+// ---- 4. tensors and tape ------------------------------------------------------------------------------------------------------
+// An op computes its output at once and appends one node to the tape. Creation order is a topological order (an op can only use what exists),
+// so backward() is one loop from the last node to the first. Counterexample that needs this: b = f(a), c = g(b) + h(b): every use of b must be done before f's turn.
+
+typedef struct Tensor {
+    real *data, *grad;                                  // (B,T,C); grad is NULL until something flows back
+    int B, T, C;
+    enum { CONSTANT, PARAMETER, LEAF, ACTIVATION } kind;
+    const char *name;
+} Tensor;
+enum { PARAMS = 1, INPUTS = 2 };                        // what backward() is asked for
+
+typedef struct Node { void (*back)(const void *args); const void *args; Tensor *out; bool in_place; } Node;
+static struct { Node node[4096]; Tensor *leaf[16]; int n, leaves, wanted; bool off, spent; } tape;
+
+static size_t count(const Tensor *x) { return (size_t)x->B * (size_t)x->T * (size_t)x->C; }
+static int rows(const Tensor *x) { return x->B * x->T; }
+
+static Tensor *tensor(int B, int T, int C, int kind, const char *name) {
+    Tensor *x = HOST(Tensor, 1);
+    *x = (Tensor){.B = B, .T = T, .C = C, .kind = kind, .name = name};
+    x->data = arena_take(&step, count(x) * sizeof(real));
+    return x;
+}
+static Tensor *activation(int B, int T, int C, const char *name) { return tensor(B, T, C, ACTIVATION, name); }
+
+// Marks x as an input: backward(loss, INPUTS) leaves d loss / d x in x->grad.
+static Tensor *leaf(Tensor *x) {
+    if (tape.leaves == (int)(sizeof tape.leaf / sizeof *tape.leaf)) die("internal error: more leaves than a tape has room for");
+    tape.leaf[tape.leaves++] = x;
+    x->kind = LEAF;
+    return x;
+}
+
+// the arguments of a node's backward, kept until the step ends
+static void *record(void (*back)(const void *), Tensor *out, bool in_place, size_t size) {
+    void *args = host_take(size);
+    if (tape.off) return args;
+    if (tape.n == (int)(sizeof tape.node / sizeof *tape.node)) die("internal error: tape full");
+    tape.node[tape.n++] = (Node){back, args, out, in_place};
+    return args;
+}
+#define RECORD(type, back, out, ...) (*(type *)record(back, out, false, sizeof(type)) = (type){out, __VA_ARGS__})
+
+// Activation gradients are recycled: a buffer is free again once backward() has left the node that made its tensor. Sizes repeat, so buffers of one size are reused.
+static struct { size_t size; real *buffer; } recycled[256];
+static int n_recycled;
+
+static bool wants(const Tensor *x) {
+    return x && (x->kind == ACTIVATION || (x->kind == PARAMETER && tape.wanted & PARAMS) || (x->kind == LEAF && tape.wanted & INPUTS));
+}
+
+// where to add d loss / d x; NULL if nobody asked for it
+static real *grad_of(Tensor *x) {
+    if (!wants(x)) return NULL;
+    if (x->grad) return x->grad;
+    for (int i = n_recycled - 1; i >= 0 && !x->grad; i--)
+        if (recycled[i].size == count(x)) { x->grad = recycled[i].buffer; recycled[i] = recycled[--n_recycled]; }
+    if (!x->grad) x->grad = arena_take(&step, count(x) * sizeof(real));
+    fill(x->grad, 0, count(x));
+    return x->grad;
+}
+static void recycle(Tensor *x) {
+    if (x->grad && x->grad != x->data && n_recycled < 256) { recycled[n_recycled].size = count(x); recycled[n_recycled++].buffer = x->grad; }
+    x->grad = NULL;
+}
+
+static void begin_step(void) {
+    step.used = 0;
+    host.at = 0, host.used = 0;
+    tape.n = tape.leaves = n_recycled = 0;
+    tape.spent = false;
+}
+
+// d loss / d everything that is wanted (PARAMS: added to the parameters' gradients; INPUTS: the gradients of leaf() tensors). loss: one number.
+static void backward(Tensor *loss, int wanted) {
+    if (tape.spent) die("internal error: backward twice, but cross_entropy has overwritten its logits");
+    tape.wanted = wanted;
+    for (int i = 0; i < tape.n; i++) tape.node[i].out->grad = NULL;
+    for (int i = 0; i < tape.leaves; i++) tape.leaf[i]->grad = NULL;
+    fill(grad_of(loss), 1, 1);
+    for (int i = tape.n - 1; i >= 0; i--) {
+        Node *n = &tape.node[i];
+        if (!n->out->grad) continue;                    // nothing flows here
+        n->back(n->args);
+        if (!n->in_place && n->out->kind == ACTIVATION) recycle(n->out);
+    }
+}
+
+// ---- 5. parameters ------------------------------------------------------------------------------------------------------------
+// A parameter is registered once, under its official name; init, optimiser, checkpoint, tests and printing walk this one list.
+// All parameters lie in one array, likewise gradients, moments and moving averages: the optimiser is one kernel call.
+
+typedef enum { ZERO, ONE, UNIFORM } Init;               // UNIFORM: U(-bound, bound)
+typedef struct Param { Tensor t; Init init; double bound; size_t offset; } Param;
+typedef struct Params {
+    Param *list[1024];
+    int n;
+    size_t size;                                        // numbers in each array, padding included
+    real *data, *grad, *m, *v, *ema;                    // grad .. ema are NULL unless training
+    double *norm2;                                      // on the device: |grad|^2
+} Params;
+
+// shape (rows, columns); a vector has rows = 1
+static Tensor *param(Params *ps, const char *name, int rows, int columns, Init init, double bound) {
+    if (ps->n == 1024) die("too many parameters (try fewer --layers)");
+    Param *p = NEW(Param, 1);
+    *p = (Param){.t = {.B = 1, .T = rows, .C = columns, .kind = PARAMETER, .name = strdup(name)}, .init = init, .bound = bound, .offset = ps->size};
+    ps->size += (count(&p->t) + 15) / 16 * 16;
+    ps->list[ps->n++] = p;
+    return &p->t;
+}
+
+static size_t params_count(const Params *ps) { size_t n = 0; for (int i = 0; i < ps->n; i++) n += count(&ps->list[i]->t); return n; }
+
+// Lets every tensor of the list read from (and, in training, add gradients to) these arrays.
+static void params_point(Params *ps, real *data) {
+    for (int i = 0; i < ps->n; i++) {
+        Param *p = ps->list[i];
+        p->t.data = data + p->offset;
+        p->t.grad = ps->grad ? ps->grad + p->offset : NULL;
+    }
+}
+
+// Takes the memory (after every param() call) and initialises: parameter i from stream (RNG_INIT, i) of `seed`.
+static void params_create(Params *ps, bool training, uint64_t seed) {
+    size_t bytes = ps->size * sizeof(real);
+    ps->data = arena_take(&persistent, bytes);
+    fill(ps->data, 0, ps->size);
+    ps->grad = ps->m = ps->v = ps->ema = NULL;
+    if (training) {
+        real **array[] = {&ps->grad, &ps->m, &ps->v, &ps->ema};
+        for (int i = 0; i < 4; i++) *array[i] = arena_take(&persistent, bytes), fill(*array[i], 0, ps->size);
+        ps->norm2 = arena_take(&persistent, sizeof(double));
+    }
+    params_point(ps, ps->data);
+    real *values = NEW(real, ps->size);
+    for (int i = 0; i < ps->n; i++) {
+        Param *p = ps->list[i];
+        Rng r = rng(seed, RNG_INIT, (uint64_t)i);
+        for (size_t j = 0; j < count(&p->t); j++)
+            values[p->offset + j] = (real)(p->init == ONE ? 1 : p->init == ZERO ? 0 : (2*uniform(&r) - 1) * p->bound);
+    }
+    upload(ps->data, values, bytes);
+    if (training) upload(ps->ema, values, bytes);
+    free(values);
+}
+
+static void params_free(Params *ps) {
+    for (int i = 0; i < ps->n; i++) free((char *)ps->list[i]->t.name), free(ps->list[i]);
+    *ps = (Params){0};
+}
+
+static void zero_grad(Params *ps) { fill(ps->grad, 0, ps->size); }
+
+// |grad| over all parameters; leaves its square on the device for params_update()
+static double grad_norm(Params *ps) {
+    double norm2;
+    sum_squares(ps->norm2, ps->grad, ps->size);
+    download(&norm2, ps->norm2, sizeof norm2);
+    return sqrt(norm2);
+}
+
+// One AdamW step. The average starts fast: its decay is min(a.ema, (1 + n)/(10 + n)) at step n = 1, 2, ...
+static void params_update(Params *ps, AdamW a) {
+    a.ema = fmin(a.ema, (1.0 + a.step) / (10.0 + a.step));
+    adamw(ps->data, ps->m, ps->v, ps->ema, ps->grad, ps->norm2, ps->size, a);
+}
+
+// The name of the first tensor that holds a NaN or an infinity: parameters, activations in the order of their making, then gradients. NULL: all are finite.
+static bool all_finite(const real *device, size_t n) {
+    real *x = NEW(real, n);
+    download(x, device, n * sizeof(real));
+    bool finite = true;
+    for (size_t i = 0; i < n; i++) finite = finite && isfinite(x[i]);
+    free(x);
+    return finite;
+}
+static const char *first_not_finite(const Params *ps, const char **what) {
+    *what = "parameter";
+    for (int i = 0; i < ps->n; i++) if (!all_finite(ps->list[i]->t.data, count(&ps->list[i]->t))) return ps->list[i]->t.name;
+    *what = "activation";
+    for (int i = 0; i < tape.n; i++) {
+        const Tensor *x = tape.node[i].out;
+        if (!all_finite(x->data, count(x))) return x->name;
+    }
+    *what = "gradient";
+    for (int i = 0; i < ps->n; i++) if (ps->grad && !all_finite(ps->list[i]->t.grad, count(&ps->list[i]->t))) return ps->list[i]->t.name;
+    return NULL;
+}
+
+// ---- 6. ops -------------------------------------------------------------------------------------------------------------------
+
+// x[n] = weight[id[n]]: weight (V,C), id (B,T) on the device -> (B,T,C)
+typedef struct { Tensor *out, *weight; const int *id; } Embedding;
+static void embedding_back(const void *p) {
+    const Embedding *e = p;
+    if (wants(e->weight)) embedding_backward(grad_of(e->weight), e->out->grad, e->id, rows(e->out), e->out->C);
+}
+static Tensor *embedding(Tensor *weight, const int *id, int B, int T) {
+    Tensor *out = activation(B, T, weight->C, "embedding");
+    embedding_forward(out->data, weight->data, id, rows(out), out->C);
+    RECORD(Embedding, embedding_back, out, weight, id);
+    return out;
+}
+
+// Sinusoids of G levels (on the device, double) -> (1,G,F), a constant
+static Tensor *level_features(const double *level, int G, int F) {
+    Tensor *out = tensor(1, G, F, CONSTANT, "level_features");
+    level_embedding(out->data, level, G, F);
+    return out;
+}
+
+// act(x W^T + b): W (OC,C) as PyTorch stores it, b (1,OC) or NULL -> (B,T,OC)
+typedef struct { Tensor *out, *x, *weight, *bias; real *pre; Activation act; } Linear;
+static void linear_back(const void *p) {
+    const Linear *l = p;
+    real *d = l->out->grad;
+    int N = rows(l->x), C = l->x->C, OC = l->out->C;
+    if (l->act != LINEAR_ONLY) activation_backward(d, l->pre, count(l->out), l->act);
+    if (wants(l->x)) linear_backward_inp(grad_of(l->x), d, l->weight->data, N, C, OC);
+    if (wants(l->weight)) linear_backward_weight(grad_of(l->weight), l->bias ? grad_of(l->bias) : NULL, d, l->x->data, N, C, OC);
+}
+static Tensor *linear(Tensor *x, Tensor *weight, Tensor *bias, Activation act) {
+    Tensor *out = activation(x->B, x->T, weight->T, weight->name);
+    real *pre = act != LINEAR_ONLY && !tape.off ? arena_take(&step, count(out) * sizeof(real)) : NULL;
+    linear_forward(out->data, pre, x->data, weight->data, bias ? bias->data : NULL, rows(x), x->C, weight->T, act);
+    RECORD(Linear, linear_back, out, x, weight, bias, pre, act);
+    return out;
+}
+
+// Modulation of one branch: shift, scale and gate are columns of mod (1,G,ld) from these offsets on. mod NULL: none. group (N) on the device or NULL: all rows group 0.
+typedef struct { Tensor *mod; const int *group; int shift, scale, gate; } Modulation;
+static const real *mod_data(Modulation m, int column) { return m.mod ? m.mod->data + column : NULL; }
+static real *mod_grad(Modulation m, int column) { real *d = m.mod ? grad_of(m.mod) : NULL; return d ? d + column : NULL; }
+
+// LN(x; weight) (1 + scale) + shift -> (B,T,C)
+typedef struct { Tensor *out, *x, *weight; Modulation m; real *mean, *rstd; } Norm;
+static void norm_modulate_back(const void *p) {
+    const Norm *n = p;
+    norm_modulate_backward(grad_of(n->x), grad_of(n->weight), mod_grad(n->m, n->m.shift), mod_grad(n->m, n->m.scale), n->out->grad, n->x->data, n->mean, n->rstd,
+                           n->weight->data, mod_data(n->m, n->m.scale), n->m.group, rows(n->x), n->x->C, n->m.mod ? n->m.mod->C : 0);
+}
+static Tensor *norm_modulate(Tensor *x, Tensor *weight, Modulation m, double eps) {
+    Tensor *out = activation(x->B, x->T, x->C, weight->name);
+    real *mean = arena_take(&step, (size_t)rows(x) * sizeof(real)), *rstd = arena_take(&step, (size_t)rows(x) * sizeof(real));
+    norm_modulate_forward(out->data, mean, rstd, x->data, weight->data, mod_data(m, m.shift), mod_data(m, m.scale), m.group, eps,
+                          rows(x), x->C, m.mod ? m.mod->C : 0);
+    RECORD(Norm, norm_modulate_back, out, x, weight, m, mean, rstd);
+    return out;
+}
+
+// Rotary tables for P positions: cosine, sine (P,HS), one angle an element; element i turns with pair[i] (-1: stays). All on the device.
+typedef struct { real *cosine, *sine; int *pair; int P, HS; } Rope;
+
+// Half-split rotary (Su et al. 2021): i and i + HS/2 turn by p base^(-2i/HS). An odd last element stays.
+static Rope rope_create(int P, int HS, double base) {
+    Rope r = {.P = P, .HS = HS};
+    size_t bytes = (size_t)P * (size_t)HS * sizeof(real);
+    real *cosine = allocate(bytes), *sine = allocate(bytes);
+    int *pair = NEW(int, HS), half = HS / 2;
+    for (int i = 0; i < HS; i++) pair[i] = i < half ? i + half : i < 2*half ? i - half : -1;
+    for (int p = 0; p < P; p++)
+        for (int i = 0; i < 2*half; i++) {
+            double angle = p * pow(base, -2.0 * (i % half) / HS);
+            cosine[(size_t)p*(size_t)HS + (size_t)i] = (real)cos(angle);
+            sine[(size_t)p*(size_t)HS + (size_t)i] = (real)sin(angle);
+        }
+    r.cosine = arena_take(&persistent, bytes), r.sine = arena_take(&persistent, bytes), r.pair = arena_take(&persistent, (size_t)HS * sizeof(int));
+    upload(r.cosine, cosine, bytes), upload(r.sine, sine, bytes), upload(r.pair, pair, (size_t)HS * sizeof(int));
+    free(cosine), free(sine), free(pair);
+    return r;
+}
+
+// Turns the first `heads` heads of x in place (so x must have no other reader before this); position (N) on the device -> x
+typedef struct { Tensor *x; Rope r; const int *position; int heads; } RopeArgs;
+static void rope_back(const void *p) {
+    const RopeArgs *a = p;
+    rope_backward(a->x->grad, a->r.cosine, a->r.sine, a->position, a->r.pair, rows(a->x), a->x->C, a->heads, a->r.HS);
+}
+static Tensor *rope(Tensor *x, Rope r, const int *position, int heads) {
+    rope_forward(x->data, r.cosine, r.sine, position, r.pair, rows(x), x->C, heads, r.HS);
+    *(RopeArgs *)record(rope_back, x, true, sizeof(RopeArgs)) = (RopeArgs){x, r, position, heads};
+    return x;
+}
+
+// Attention of qkv (B,T,3C) to itself: row t sees the keys of span[t] (T, on the device) -> (B,T,C)
+typedef struct { Tensor *out, *qkv; const Span *span; real *lse; int NH; } Attention;
+static void attention_back(const void *p) {
+    const Attention *a = p;
+    int C = a->out->C, T = a->out->T;
+    real *x = a->qkv->data, *d = grad_of(a->qkv);
+    if (d) attention_backward(d, d + C, d + 2*C, a->out->grad, a->out->data, a->lse, x, x + C, x + 2*C, a->span, a->out->B, T, T, a->NH, C / a->NH, 3*C, 3*C);
+}
+static Tensor *attention(Tensor *qkv, const Span *span, int NH) {
+    int C = qkv->C / 3;
+    Tensor *out = activation(qkv->B, qkv->T, C, "attention");
+    real *lse = arena_take(&step, (size_t)rows(qkv) * (size_t)NH * sizeof(real)), *x = qkv->data;
+    attention_forward(out->data, lse, x, x + C, x + 2*C, span, qkv->B, qkv->T, qkv->T, NH, C / NH, 3*C, 3*C);
+    RECORD(Attention, attention_back, out, qkv, span, lse, NH);
+    return out;
+}
+
+// The same against a cache of keys|values (B,W,2C): the rows of qkv are first stored at slots slot.., then see span (T) of the cache. No gradient.
+static Tensor *attention_cached(Tensor *qkv, real *cache, int W, int slot, const Span *span, int NH) {
+    int C = qkv->C / 3;
+    Tensor *out = tensor(qkv->B, qkv->T, C, CONSTANT, "attention_cached");
+    real *lse = arena_take(&step, (size_t)rows(qkv) * (size_t)NH * sizeof(real));
+    store_rows(cache + (size_t)slot * 2*(size_t)C, qkv->data + C, qkv->B, qkv->T, W, 2*C, 3*C);
+    attention_forward(out->data, lse, qkv->data, cache, cache + C, span, qkv->B, qkv->T, W, NH, C / NH, 3*C, 2*C);
+    return out;
+}
+
+// x + gate dropout(branch) -> (B,T,C)
+typedef struct { Tensor *out, *x, *branch; Modulation m; Dropout drop; } Residual;
+static void gated_residual_back(const void *p) {
+    const Residual *r = p;
+    gated_residual_backward(grad_of(r->x), grad_of(r->branch), mod_grad(r->m, r->m.gate), r->out->grad, r->branch->data, mod_data(r->m, r->m.gate),
+                            r->m.group, r->drop, rows(r->x), r->x->C, r->m.mod ? r->m.mod->C : 0);
+}
+static Tensor *gated_residual(Tensor *x, Tensor *branch, Modulation m, Dropout drop) {
+    Tensor *out = activation(x->B, x->T, x->C, "residual");
+    gated_residual_forward(out->data, x->data, branch->data, mod_data(m, m.gate), m.group, drop, rows(x), x->C, m.mod ? m.mod->C : 0);
+    RECORD(Residual, gated_residual_back, out, x, branch, m, drop);
+    return out;
+}
+
+// rows row[0..N-1] of x, all distinct, on the device -> (1,N,C)
+typedef struct { Tensor *out, *x; const int *row; } Gather;
+static void gather_rows_back(const void *p) {
+    const Gather *g = p;
+    if (wants(g->x)) gather_rows_backward(grad_of(g->x), g->out->grad, g->row, rows(g->out), g->out->C);
+}
+static Tensor *gather_rows(Tensor *x, const int *row, int N) {
+    Tensor *out = activation(1, N, x->C, "rows");
+    gather_rows_forward(out->data, x->data, row, N, x->C);
+    RECORD(Gather, gather_rows_back, out, x, row);
+    return out;
+}
+
+// scale * sum_n weight[n] * -log softmax(logits[n] without entry `excluded`)[target[n]] -> (1,1,1); row_loss (N) keeps the terms of the sum.
+// target (N) and weight (N, double) on the device. Backward writes the gradient over the logits, so they must have no other reader.
+typedef struct { Tensor *out, *logits; real *lse; const int *target; const double *weight; double scale; int excluded; } CrossEntropy;
+static void cross_entropy_back(const void *p) {
+    const CrossEntropy *c = p;
+    cross_entropy_backward(c->logits->data, c->out->grad, c->lse, c->target, c->weight, c->scale, c->excluded, rows(c->logits), c->logits->C);
+    c->logits->grad = c->logits->data;
+    tape.spent = true;
+}
+static Tensor *cross_entropy(Tensor *logits, const int *target, const double *weight, double scale, int excluded, Tensor **row_loss) {
+    int N = rows(logits);
+    Tensor *out = activation(1, 1, 1, "loss");
+    real *lse = arena_take(&step, (size_t)N * sizeof(real));
+    *row_loss = tensor(1, N, 1, CONSTANT, "row_loss");
+    cross_entropy_forward(out->data, (*row_loss)->data, lse, logits->data, target, weight, scale, excluded, N, logits->C);
+    RECORD(CrossEntropy, cross_entropy_back, out, logits, lse, target, weight, scale, excluded);
+    return out;
+}
+
+// ---- 7. checkpoint ------------------------------------------------------------------------------------------------------------
+// One safetensors file: <name>, ema.<name>, adam_m.<name>, adam_v.<name> (F32), extra I32 arrays of the program, and in the metadata
+// the program's name, every saved option and the step. All randomness follows from seed and step, so this is all there is to resume.
+
+static const struct { const char *prefix; size_t array; } checkpoint_arrays[] = {
+    {"", offsetof(Params, data)}, {"ema.", offsetof(Params, ema)}, {"adam_m.", offsetof(Params, m)}, {"adam_v.", offsetof(Params, v)}};
+static real *checkpoint_array(const Params *ps, int i) { return *(real *const *)((const char *)ps + checkpoint_arrays[i].array); }
+
+// `extra` (n_extra I32 numbers under extra_name) belongs to the program, e.g. its vocabulary; n_extra 0: none
+static void checkpoint_save(const char *path, const Params *ps, const Option *options, int step_done, const char *extra_name, const int *extra, size_t n_extra) {
+    StWriter w = st_create(path);
+    char text[4096];
+    snprintf(text, sizeof text, "%d", step_done);
+    st_declare_meta(&w, "program", program_name);
+    st_declare_meta(&w, "step", text);
+    for (const Option *o = options; o->name; o++) if (o->saved) { option_format(o, text, sizeof text); st_declare_meta(&w, o->name, text); }
+    st_end_meta(&w);
+    for (int a = 0; a < 4; a++)
+        for (int i = 0; i < ps->n; i++) {
+            const Tensor *t = &ps->list[i]->t;
+            snprintf(text, sizeof text, "%s%s", checkpoint_arrays[a].prefix, t->name);
+            st_declare(&w, text, "F32", t->T > 1 ? 2 : 1, t->T > 1 ? (size_t[]){(size_t)t->T, (size_t)t->C} : (size_t[]){(size_t)t->C});
+        }
+    if (n_extra) st_declare(&w, extra_name, "I32", 1, &n_extra);
+    for (int a = 0; a < 4; a++)
+        for (int i = 0; i < ps->n; i++) {
+            size_t n = count(&ps->list[i]->t);
+            real *values = NEW(real, n);
+            float *out = NEW(float, n);
+            download(values, checkpoint_array(ps, a) + ps->list[i]->offset, n * sizeof(real));
+            for (size_t j = 0; j < n; j++) out[j] = (float)values[j];
+            st_write(&w, out, n * sizeof(float));
+            free(values), free(out);
+        }
+    if (n_extra) st_write(&w, extra, n_extra * sizeof(int));
+    st_commit(&w);
+}
+
+// Reads <prefix><name> of every parameter into `array`. Ends the program if one is missing or has another shape.
+static void checkpoint_read(const SafeTensors *st, const char *path, const Params *ps, const char *prefix, real *array) {
+    for (int i = 0; i < ps->n; i++) {
+        const Tensor *t = &ps->list[i]->t;
+        char name[512];
+        snprintf(name, sizeof name, "%s%s", prefix, t->name);
+        const StTensor *s = st_find(st, name);
+        if (!s) die("%s: tensor %s is missing", path, name);
+        if (!st_is_real(s) || s->count != count(t) || s->dims < 1 || s->shape[s->dims - 1] != (size_t)t->C)
+            die("%s: tensor %s has another shape than (%d,%d) of this configuration", path, name, t->T, t->C);
+        if (dry) continue;
+        real *values = NEW(real, s->count);
+        for (size_t j = 0; j < s->count; j++) values[j] = (real)st_number(s, j);
+        upload(array + ps->list[i]->offset, values, s->count * sizeof(real));
+        free(values);
+    }
+}
+static void checkpoint_resume(const SafeTensors *st, const char *path, const Params *ps) {
+    for (int a = 0; a < 4; a++) checkpoint_read(st, path, ps, checkpoint_arrays[a].prefix, checkpoint_array(ps, a));
+}
+
+// Takes the saved options from a checkpoint; an option of the command line that says otherwise ends the program, unless its name is in `may_change`. Returns the step.
+static int checkpoint_options(const SafeTensors *st, const char *path, Option *options, const char *may_change) {
+    const char *program = st_meta(st, "program"), *done = st_meta(st, "step");
+    if (!program || !done) die("%s: not a checkpoint of %s", path, program_name);
+    if (strcmp(program, program_name)) die("%s: a checkpoint of %s, not of %s", path, program, program_name);
+    for (Option *o = options; o->name; o++) {
+        if (!o->saved) continue;
+        const char *value = st_meta(st, o->name);
+        if (!value) die("%s: the checkpoint does not say --%s", path, o->name);
+        char now[4096];
+        option_format(o, now, sizeof now);
+        if (o->given && strstr(may_change, o->name)) continue;
+        if (o->given && strcmp(now, value)) die("%s: trained with --%s %s, not %s (leave the option out)", path, o->name, value, now);
+        char *copy = strdup(value);                     // options keep pointing at it until the program ends
+        if (!copy || !option_set(o, copy)) die("%s: --%s %s is not possible", path, o->name, value);
+        if (o->type != TEXT) free(copy);
+    }
+    char *end;
+    long steps_done = strtol(done, &end, 10);
+    if (*end || steps_done < 0 || steps_done > 1000000000) die("%s: step '%s' is not possible", path, done);
+    return (int)steps_done;
+}

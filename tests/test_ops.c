@@ -1,0 +1,221 @@
+// test_ops.c: every op of common.h against central differences, in double, at odd sizes; then the rules of the tape.
+// A gradient passes if max|g - fd| / max|g| <= 1e-7 for every input, and no gradient is zero altogether.
+#define RANDOM_SEED 7
+#include "../common.h"
+#include "check.h"
+
+// ---- a scalar from any tensor: sum_i r_i x_i with fixed random r ---------------------------------------------------------------
+typedef struct { Tensor *out, *x; real *r; } Probe;
+static void probe_back(const void *p) {
+    const Probe *a = p;
+    size_t n = count(a->x);
+    real d, *g = NEW(real, n), *device = grad_of(a->x);
+    download(&d, a->out->grad, sizeof d);
+    download(g, device, n * sizeof(real));
+    for (size_t i = 0; i < n; i++) g[i] += d * a->r[i];
+    upload(device, g, n * sizeof(real));
+    free(g);
+}
+static Tensor *probe(Tensor *x) {
+    size_t n = count(x);
+    Tensor *out = activation(1, 1, 1, "probe");
+    real *r = HOST(real, n), *values = NEW(real, n), sum = 0;
+    Rng g = rng(RANDOM_SEED, RNG_SAMPLE, 1);
+    download(values, x->data, n * sizeof(real));
+    for (size_t i = 0; i < n; i++) { r[i] = (real)(2*uniform(&g) - 1); sum += r[i] * values[i]; }
+    upload(out->data, &sum, sizeof sum);
+    free(values);
+    RECORD(Probe, probe_back, out, x, r);
+    return out;
+}
+
+// ---- cases: build() makes the loss from the parameters in[] --------------------------------------------------------------------
+static Tensor *in[16];
+static Params ps;
+static int variant;
+static Tensor *add(const char *name, int rows, int columns) { return in[ps.n] = param(&ps, name, rows, columns, UNIFORM, 1); }
+static int *ints(int n, const int *values) { return to_device(values, (size_t)n * sizeof(int)); }
+
+static void embedding_inputs(void) { add("weight", 4, 5); }
+static Tensor *embedding_case(void) { return probe(embedding(in[0], ints(6, (int[]){3, 0, 1, 3, 2, 3}), 2, 3)); }
+
+static void linear_inputs(void) { add("x", 6, 5); add("weight", 7, 5); if (variant != 3) add("bias", 1, 7); }
+static Tensor *linear_case(void) { return probe(linear(in[0], in[1], variant == 3 ? NULL : in[2], variant % 3)); }
+
+static void norm_inputs(void) { add("x", 6, 5); add("weight", 1, 5); if (variant) add("mod", 3, 17); }
+static Tensor *norm_case(void) {
+    if (!variant) return probe(norm_modulate(in[0], in[1], (Modulation){0}, 1e-5));
+    return probe(norm_modulate(in[0], in[1], (Modulation){in[2], ints(6, (int[]){0, 2, -1, 1, 1, -1}), 3, 10, 0}, 1e-2));
+}
+
+static void residual_inputs(void) { add("x", 6, 5); add("branch", 6, 5); if (variant) add("mod", 3, 17); }
+static Tensor *residual_case(void) {
+    Dropout drop = {variant == 2 ? 0.4 : 0, 11, 12};
+    Modulation m = {variant ? in[2] : NULL, variant ? ints(6, (int[]){0, 2, -1, 1, 1, -1}) : NULL, 0, 0, 7};
+    return probe(gated_residual(in[0], in[1], m, drop));
+}
+
+static Rope rotary;
+static void rope_inputs(void) { add("x", 4, 3); add("weight", 3*5 + 2, 3); rotary = rope_create(9, 5, 50); }     // HS = 5: one column stays
+static Tensor *rope_case(void) { return probe(rope(linear(in[0], in[1], NULL, LINEAR_ONLY), rotary, ints(4, (int[]){0, 8, 3, 1}), 2)); }
+
+static void attention_inputs(void) { add("qkv", 5, 3*2*3); }
+static Tensor *attention_case(void) {
+    Tensor *x = in[0];
+    static const Span span[2][5] = {{{{0}, {1}}, {{0}, {2}}, {{0}, {3}}, {{0}, {4}}, {{0}, {5}}},                                    // causal
+                                    {{{1, 3}, {2, 5}}, {{1, 3}, {2, 5}}, {{0, 0}, {0, 0}}, {{0, 0}, {5, 0}}, {{0, 4}, {3, 5}}}};      // two parts, none, all
+    return probe(attention(x, to_device(span[variant], sizeof span[0]), 2));
+}
+
+static void gather_inputs(void) { add("x", 6, 5); }
+static Tensor *gather_case(void) { return probe(gather_rows(in[0], ints(3, (int[]){4, 0, 5}), 3)); }
+
+static void entropy_inputs(void) { add("x", 4, 3); add("weight", 6, 3); }
+static Tensor *entropy_case(void) {
+    Tensor *row_loss, *logits = linear(in[0], in[1], NULL, LINEAR_ONLY);
+    double weight[] = {1.5, 0, 0.25, 3};
+    return cross_entropy(logits, ints(4, (int[]){0, 1, 5, 2}), to_device(weight, sizeof weight), 0.2, variant ? 3 : -1, &row_loss);
+}
+
+static double value_of(Tensor *(*build)(void)) {
+    begin_step();
+    tape.off = true;
+    Tensor *loss = build();
+    tape.off = false;
+    real x;
+    download(&x, loss->data, sizeof x);
+    return (double)x;
+}
+
+// all inputs of one case
+static void gradcheck(const char *name, void (*inputs)(void), Tensor *(*build)(void), int variants) {
+    for (variant = 0; variant < variants; variant++) {
+        for (int pass = 0; pass < 2; pass++) {
+            if (!pass) begin_dry_run(); else end_dry_run(false);
+            params_free(&ps);
+            inputs();
+            params_create(&ps, true, 3 + (uint64_t)variant);
+            begin_step();
+            backward(build(), PARAMS);
+        }
+        for (int i = 0; i < ps.n; i++) {
+            size_t n = count(in[i]);
+            real *x = NEW(real, n), *g = NEW(real, n);
+            double worst = 0, largest = 0, eps = 1e-5;
+            download(x, in[i]->data, n * sizeof(real));
+            download(g, in[i]->grad, n * sizeof(real));
+            for (size_t j = 0; j < n; j++) {
+                real old = x[j];
+                double f[2];
+                for (int s = 0; s < 2; s++) {
+                    x[j] = old + (real)(s ? -eps : eps);
+                    upload(in[i]->data, x, n * sizeof(real));
+                    f[s] = value_of(build);
+                }
+                x[j] = old;
+                upload(in[i]->data, x, n * sizeof(real));
+                double diff = fabs((f[0] - f[1]) / (2*eps) - (double)g[j]);
+                worst = diff <= worst ? worst : diff;           // a NaN becomes and stays the worst
+                largest = fmax(largest, fabs((double)g[j]));
+            }
+            CHECK(largest > 0 && worst / largest <= 1e-7, "%s variant %d, d %s: %g of %g", name, variant, in[i]->name, worst, largest);
+            free(x), free(g);
+        }
+    }
+}
+
+// ---- rules of the tape ----------------------------------------------------------------------------------------------------------
+static Tensor *reused(void) {                            // b = f(a), c = g(b) + b: b has two readers
+    Tensor *b = linear(in[0], in[1], NULL, GELU), *c = linear(b, in[2], NULL, LINEAR_ONLY);
+    return probe(gated_residual(c, b, (Modulation){0}, (Dropout){0}));
+}
+static void reused_inputs(void) { add("x", 3, 4); add("w", 5, 4); add("u", 5, 5); }
+
+static void test_tape(void) {
+    real g[2][20], zero[12] = {0}, x[12];
+    gradcheck("tensor with two readers", reused_inputs, reused, 1);
+
+    begin_step();                                        // backward twice: activations start from zero, parameters add up
+    zero_grad(&ps);
+    Tensor *loss = reused();
+    backward(loss, PARAMS);
+    download(g[0], in[1]->grad, sizeof g[0]);
+    backward(loss, PARAMS);
+    download(g[1], in[1]->grad, sizeof g[1]);
+    for (int i = 0; i < 20; i++) CHECK_CLOSE("backward twice adds", g[1][i], 2*g[0][i], 1e-12);
+
+    begin_step();                                        // INPUTS: the leaf gets its gradient, parameters are untouched
+    zero_grad(&ps);
+    Tensor *x0 = leaf(tensor(1, 3, 4, CONSTANT, "x0"));
+    download(x, in[0]->data, sizeof x);
+    upload(x0->data, x, sizeof x);
+    Tensor *b = linear(x0, in[1], NULL, GELU), *c = linear(b, in[2], NULL, LINEAR_ONLY);
+    loss = probe(gated_residual(c, b, (Modulation){0}, (Dropout){0}));
+    backward(loss, INPUTS);
+    download(g[0], in[1]->grad, sizeof g[0]);
+    for (int i = 0; i < 20; i++) CHECK(g[0][i] == 0, "a parameter gradient under INPUTS");
+    CHECK(x0->grad, "the leaf has no gradient");
+    download(zero, x0->grad, sizeof zero);
+    backward(loss, PARAMS | INPUTS);
+    download(x, x0->grad, sizeof x);
+    zero_grad(&ps);
+    begin_step();
+    backward(reused(), PARAMS);
+    download(g[1], in[0]->grad, 12 * sizeof(real));
+    for (int i = 0; i < 12; i++) {
+        CHECK_CLOSE("leaf gradient", zero[i], g[1][i], 1e-12);
+        CHECK_CLOSE("leaf gradient, second time", x[i], g[1][i], 1e-12);
+        CHECK(zero[i] != 0, "zero leaf gradient");
+    }
+
+    // a step takes the same memory every time
+    size_t used[3];
+    for (int i = 0; i < 3; i++) { begin_step(); backward(reused(), PARAMS); used[i] = step.used; }
+    CHECK(used[0] == used[1] && used[1] == used[2] && used[2] <= step.size, "%zu %zu %zu of %zu", used[0], used[1], used[2], step.size);
+}
+
+// ---- optimiser against its definition -------------------------------------------------------------------------------------------
+static void test_adamw(void) {
+    begin_dry_run();
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass) end_dry_run(false);
+        params_free(&ps);
+        add("w", 1, 3);
+        params_create(&ps, true, 5);
+    }
+    real w[3], g[3] = {0.3, -2, 5}, got[3], ema[3];
+    double x[3], m[3] = {0}, v[3] = {0}, average[3];
+    download(w, ps.data, sizeof w);
+    for (int i = 0; i < 3; i++) x[i] = average[i] = w[i];
+    for (int step_number = 1; step_number <= 4; step_number++) {
+        AdamW a = {.lr = 0.01, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.1, .max_norm = 1.5, .ema = 0.9999, .step = step_number};
+        zero_grad(&ps);
+        upload(ps.grad, g, sizeof g);
+        double norm = grad_norm(&ps), decay = (1.0 + step_number) / (10.0 + step_number);
+        params_update(&ps, a);
+        CHECK_CLOSE("norm", norm, sqrt(0.09 + 4 + 25), 1e-12);
+        for (int i = 0; i < 3; i++) {
+            double d = (double)g[i] * 1.5 / (norm + 1e-6);
+            m[i] = 0.9*m[i] + 0.1*d, v[i] = 0.99*v[i] + 0.01*d*d;
+            x[i] -= 0.01 * (m[i] / (1 - pow(0.9, step_number)) / (sqrt(v[i] / (1 - pow(0.99, step_number))) + 1e-8) + 0.1*x[i]);
+            average[i] = decay*average[i] + (1 - decay)*x[i];
+        }
+    }
+    download(got, ps.data, sizeof got);
+    download(ema, ps.ema, sizeof ema);
+    for (int i = 0; i < 3; i++) { CHECK_CLOSE("AdamW", got[i], x[i], 1e-12); CHECK_CLOSE("moving average", ema[i], average[i], 1e-12); }
+}
+
+int main(void) {
+    gradcheck("embedding", embedding_inputs, embedding_case, 1);
+    gradcheck("linear", linear_inputs, linear_case, 4);                 // none, GELU, SILU; without bias
+    gradcheck("norm_modulate", norm_inputs, norm_case, 2);
+    gradcheck("gated_residual", residual_inputs, residual_case, 3);     // plain, gated, gated with dropout
+    gradcheck("rope", rope_inputs, rope_case, 1);
+    gradcheck("attention", attention_inputs, attention_case, 2);
+    gradcheck("gather_rows", gather_inputs, gather_case, 1);
+    gradcheck("cross_entropy", entropy_inputs, entropy_case, 2);        // with and without an excluded entry
+    test_tape();
+    test_adamw();
+    return finish("test_ops");
+}
