@@ -1,0 +1,446 @@
+// parity.c: every body of every kernel against the oracle, which is cpu_kernels.c itself built in double as a shared object (build/cpu64.so).
+// A kernel of kernels.h without a parity_<name> here does not link. Ragged sizes; sentinels around every array; inputs must come out unchanged;
+// a NaN in anything that a kernel reads must reach an output, and what it does not read must not.
+#define _GNU_SOURCE
+#include "../cpu_fast.c"        // brings: the fast bodies, and vexp() for its own test
+#include "check.h"
+#include <dlfcn.h>
+
+#undef real
+#define real double
+#define POINTER(name, params, args) static void (*name##_f64) params;
+KERNELS(POINTER, POINTER)
+#undef real
+#define real float
+
+// ---- arrays in both precisions ---------------------------------------------------------------------------------------------------
+enum { GUARD = 64, MAX_ARRAYS = 64 };
+typedef struct Array { float *f, *start; double *d, *d0; size_t n; } Array;
+static Array made[MAX_ARRAYS];
+static int n_made;
+static uint64_t draws;
+static float sentinel;
+
+// n numbers in [-1,1), the same in float and double, between guards
+static Array *array(size_t n) {
+    Array *a = &made[n_made++];
+    float *whole = malloc((n + 2*GUARD) * sizeof(float));
+    *a = (Array){.f = whole + GUARD, .start = malloc((n + 1) * sizeof(float)), .d = malloc((n + 1) * sizeof(double)), .d0 = malloc((n + 1) * sizeof(double)), .n = n};
+    for (size_t i = 0; i < n + 2*GUARD; i++) whole[i] = sentinel;
+    for (size_t i = 0; i < n; i++) {
+        float x = (float)((int)(philox(1, 2, draws++).w[0] >> 8) - (1 << 23)) / (1 << 23);
+        a->f[i] = a->start[i] = x, a->d[i] = a->d0[i] = x;
+    }
+    return a;
+}
+static void restore(void) { for (int k = 0; k < n_made; k++) memcpy(made[k].f, made[k].start, made[k].n * sizeof(float)), memcpy(made[k].d, made[k].d0, made[k].n * sizeof(double)); }
+static void drop_arrays(void) {
+    for (int k = 0; k < n_made; k++) free(made[k].f - GUARD), free(made[k].start), free(made[k].d), free(made[k].d0);
+    n_made = 0;
+}
+
+// all arrays against the oracle's: |f - d| <= tol * max(1, largest |d|); -inf equals -inf
+static void judge(const char *kernel, const char *body, double tol) {
+    for (int k = 0; k < n_made; k++) {
+        const Array *a = &made[k];
+        double largest = 1, worst = 0;
+        for (size_t i = 0; i < a->n; i++) if (isfinite(a->d[i])) largest = fmax(largest, fabs(a->d[i]));
+        for (size_t i = 0; i < a->n; i++) {
+            double diff = (double)a->f[i] == a->d[i] ? 0 : fabs((double)a->f[i] - a->d[i]);
+            worst = diff <= worst ? worst : diff;
+        }
+        CHECK(worst <= tol * largest, "%s_%s, array %d: %g of %g", kernel, body, k, worst, largest);
+        bool whole = true;
+        for (int i = 1; i <= GUARD; i++) whole = whole && !memcmp(a->f - i, &sentinel, 4) && !memcmp(a->f + a->n + i - 1, &sentinel, 4);
+        CHECK(whole, "%s_%s writes outside of array %d", kernel, body, k);
+    }
+}
+
+static bool any_nan(void) { for (int k = 0; k < n_made; k++) for (size_t i = 0; i < made[k].n; i++) if (isnan(made[k].f[i])) return true; return false; }
+
+// `outputs` arrays were made first; a NaN at any sampled place of any later array must reach one of them
+#define NAN_REACHES(kernel, body, call, outputs) do { \
+    for (int k_ = outputs; k_ < n_made; k_++) for (size_t i_ = 0; i_ < made[k_].n; i_ += 1 + made[k_].n / 40) { \
+        restore(); made[k_].f[i_] = NAN; kernel##_##body call; \
+        float keep_ = made[k_].f[i_]; made[k_].f[i_] = 0; \
+        CHECK(any_nan(), #kernel "_" #body ": a NaN in array %d at %zu is lost", k_, i_); made[k_].f[i_] = keep_; } \
+    restore(); } while (0)
+
+// one case: oracle, plain (and fast), with A(p) the arguments in precision p
+#define CASE_K(kernel, tol) do { restore(); kernel##_f64 A(d); kernel##_cpu A(f); judge(#kernel, "cpu", tol); } while (0)
+#define CASE_F(kernel, tol) do { CASE_K(kernel, tol); for (int k_ = 0; k_ < n_made; k_++) memcpy(made[k_].f, made[k_].start, made[k_].n * sizeof(float)); \
+                                 kernel##_fast A(f); judge(#kernel, "fast", tol); } while (0)
+
+static const int sizes[] = {1, 7, 32, 33, 130};
+#define FOR_SIZES(x) for (int x##_ = 0, x = 1; x##_ < 5 && (x = sizes[x##_]); x##_++)
+
+// ---- one test a kernel, in the order of the list ----------------------------------------------------------------------------------
+static void parity_fill(void) {
+    FOR_SIZES(n) {
+        Array *out = array((size_t)n);
+        #define A(p) (out->p, 0.25, (size_t)n)
+        CASE_K(fill, 0);
+        #undef A
+        drop_arrays();
+    }
+}
+
+static int *ids(int n, int below) { int *id = malloc((size_t)n * sizeof(int)); for (int i = 0; i < n; i++) id[i] = (int)(philox(3, 4, draws++).w[0] % (unsigned)below); return id; }
+
+static void parity_embedding_forward(void) {
+    FOR_SIZES(N) FOR_SIZES(C) {
+        int *id = ids(N, 9);
+        Array *out = array((size_t)(N*C)), *weight = array((size_t)(9*C));
+        #define A(p) (out->p, weight->p, id, N, C)
+        CASE_K(embedding_forward, 0);
+        #undef A
+        drop_arrays(), free(id);
+    }
+}
+static void parity_embedding_backward(void) {
+    FOR_SIZES(N) FOR_SIZES(C) {
+        int *id = ids(N, 9);
+        Array *dweight = array((size_t)(9*C)), *dout = array((size_t)(N*C));
+        #define A(p) (dweight->p, dout->p, id, N, C)
+        CASE_K(embedding_backward, 1e-6);
+        if (N == 7 && C == 7) NAN_REACHES(embedding_backward, cpu, A(f), 1);
+        #undef A
+        drop_arrays(), free(id);
+    }
+}
+static void parity_level_embedding(void) {
+    double level[] = {0, 0.7, 999};
+    for (int F = 2; F <= 256; F *= 2) {
+        Array *out = array((size_t)(3*F));
+        #define A(p) (out->p, level, 3, F)
+        CASE_K(level_embedding, 1e-6);
+        #undef A
+        drop_arrays();
+    }
+}
+
+static void parity_linear_forward(void) {
+    FOR_SIZES(N) FOR_SIZES(C) FOR_SIZES(OC) for (int act = LINEAR_ONLY; act <= SILU; act++) for (int form = 0; form < 3; form++) {
+        Array *out = array((size_t)(N*OC)), *pre = array((size_t)(N*OC)), *inp = array((size_t)(N*C)), *weight = array((size_t)(OC*C)), *bias = array((size_t)OC);
+        #define A(p) (out->p, form == 1 ? NULL : pre->p, inp->p, weight->p, form == 2 ? NULL : bias->p, N, C, OC, act)
+        CASE_F(linear_forward, 2e-6);
+        if (!form && N >= 7 && N <= 33 && C <= 7 && OC <= 7) { NAN_REACHES(linear_forward, cpu, A(f), 2); NAN_REACHES(linear_forward, fast, A(f), 2); }
+        #undef A
+        drop_arrays();
+    }
+    enum { N = 500, C = 801, OC = 37 };                 // more than one panel in every direction
+    Array *out = array(N*OC), *pre = array(N*OC), *inp = array(N*C), *weight = array(OC*C), *bias = array(OC);
+    #define A(p) (out->p, pre->p, inp->p, weight->p, bias->p, N, C, OC, GELU)
+    CASE_F(linear_forward, 2e-6);
+    #undef A
+    drop_arrays();
+}
+static void parity_linear_backward_inp(void) {
+    FOR_SIZES(N) FOR_SIZES(C) FOR_SIZES(OC) {
+        Array *dinp = array((size_t)(N*C)), *dpre = array((size_t)(N*OC)), *weight = array((size_t)(OC*C));
+        #define A(p) (dinp->p, dpre->p, weight->p, N, C, OC)
+        CASE_F(linear_backward_inp, 2e-6);
+        if (N == 7 && C <= 7 && OC == 7) { NAN_REACHES(linear_backward_inp, cpu, A(f), 1); NAN_REACHES(linear_backward_inp, fast, A(f), 1); }
+        #undef A
+        drop_arrays();
+    }
+}
+static void parity_linear_backward_weight(void) {
+    FOR_SIZES(N) FOR_SIZES(C) FOR_SIZES(OC) for (int bias = 0; bias < 2; bias++) {
+        Array *dweight = array((size_t)(OC*C)), *dbias = array((size_t)OC), *dpre = array((size_t)(N*OC)), *inp = array((size_t)(N*C));
+        #define A(p) (dweight->p, bias ? dbias->p : NULL, dpre->p, inp->p, N, C, OC)
+        CASE_F(linear_backward_weight, 2e-6);
+        if (N == 7 && C <= 7 && OC == 7) { NAN_REACHES(linear_backward_weight, cpu, A(f), 2); NAN_REACHES(linear_backward_weight, fast, A(f), 2); }
+        #undef A
+        drop_arrays();
+    }
+}
+static void parity_activation_backward(void) {
+    FOR_SIZES(n) for (int act = LINEAR_ONLY; act <= SILU; act++) {
+        Array *d = array((size_t)n), *pre = array((size_t)n);
+        for (int i = 0; i < n; i++) pre->start[i] *= 12, pre->d0[i] = pre->start[i];
+        #define A(p) (d->p, pre->p, (size_t)n, act)
+        CASE_F(activation_backward, 1e-6);
+        if (act) { NAN_REACHES(activation_backward, cpu, A(f), 1); NAN_REACHES(activation_backward, fast, A(f), 1); }
+        #undef A
+        drop_arrays();
+    }
+}
+
+static int *groups(int n, int form) { int *g = ids(n, 4); for (int i = 0; i < n; i++) g[i] = g[i] - 1; if (form) return g; free(g); return NULL; }   // -1, 0, 1, 2
+
+static void parity_norm_modulate_forward(void) {
+    FOR_SIZES(N) FOR_SIZES(C) for (int form = 0; form < 3; form++) {
+        int *group = groups(N, form == 2), ld = 2*C + 3;
+        Array *out = array((size_t)(N*C)), *mean = array((size_t)N), *rstd = array((size_t)N), *x = array((size_t)(N*C)), *weight = array((size_t)C), *mod = array((size_t)(3*ld));
+        #define A(p) (out->p, mean->p, rstd->p, x->p, weight->p, form ? mod->p : NULL, form ? mod->p + C + 1 : NULL, group, 1e-3, N, C, ld)
+        CASE_K(norm_modulate_forward, 2e-5);
+        if (!form && N == 7 && C == 7) { n_made--; NAN_REACHES(norm_modulate_forward, cpu, A(f), 3); n_made++; }
+        #undef A
+        drop_arrays(), free(group);
+    }
+}
+static void parity_norm_modulate_backward(void) {
+    FOR_SIZES(N) FOR_SIZES(C) for (int form = 0; form < 3; form++) {
+        int *group = groups(N, form == 2), ld = 2*C + 3;
+        Array *dx = array((size_t)(N*C)), *dweight = array((size_t)C), *dmod = array((size_t)(3*ld)), *dout = array((size_t)(N*C)), *x = array((size_t)(N*C)),
+              *mean = array((size_t)N), *rstd = array((size_t)N), *weight = array((size_t)C), *mod = array((size_t)(3*ld));
+        #define A(p) (dx->p, dweight->p, form ? dmod->p : NULL, form ? dmod->p + C + 1 : NULL, dout->p, x->p, mean->p, rstd->p, weight->p, form ? mod->p + C + 1 : NULL, group, N, C, ld)
+        CASE_K(norm_modulate_backward, 2e-6);
+        if (!form && N == 7 && C == 7) { n_made--; NAN_REACHES(norm_modulate_backward, cpu, A(f), 3); n_made++; }
+        #undef A
+        drop_arrays(), free(group);
+    }
+}
+
+static int *half_split(int HS) { int *pair = malloc((size_t)HS * sizeof(int)), half = HS/2; for (int i = 0; i < HS; i++) pair[i] = i < half ? i + half : i < 2*half ? i - half : -1; return pair; }
+
+static void parity_rope_forward(void) {
+    FOR_SIZES(N) FOR_SIZES(HS) for (int heads = 1; heads <= 2; heads++) {
+        int *pair = half_split(HS), *position = ids(N, 6), ld = heads*HS + 3;
+        Array *x = array((size_t)(N*ld)), *cosine = array((size_t)(6*HS)), *sine = array((size_t)(6*HS));
+        #define A(p) (x->p, cosine->p, sine->p, position, pair, N, ld, heads, HS)
+        CASE_K(rope_forward, 1e-6);
+        #undef A
+        drop_arrays(), free(pair), free(position);
+    }
+}
+static void parity_rope_backward(void) {
+    FOR_SIZES(N) FOR_SIZES(HS) for (int heads = 1; heads <= 2; heads++) {
+        int *pair = half_split(HS), *position = ids(N, 6), ld = heads*HS + 3;
+        Array *x = array((size_t)(N*ld)), *cosine = array((size_t)(6*HS)), *sine = array((size_t)(6*HS));
+        #define A(p) (x->p, cosine->p, sine->p, position, pair, N, ld, heads, HS)
+        CASE_K(rope_backward, 1e-6);
+        #undef A
+        drop_arrays(), free(pair), free(position);
+    }
+}
+
+// Random spans over [0, Tk - spare): empty ones, one interval, two, and runs of equal rows (block diffusion).
+static Span *spans(int Tq, int Tk, int block) {
+    Span *s = malloc((size_t)Tq * sizeof *s);
+    for (int t = 0; t < Tq; t++) {
+        int *r = ids(4, Tk + 1), a = min(r[0], r[1]), b = r[0] + r[1] - a, c = min(r[2], r[3]), e = r[2] + r[3] - c;
+        s[t] = t % block ? s[t - 1] : a == 0 && e > 2 ? (Span){.lo = {0, 0}, .hi = {0, 0}} : b <= c ? (Span){{a, c}, {b, e}} : (Span){{a, 0}, {b, 0}};
+        free(r);
+    }
+    return s;
+}
+static bool in_span(const Span *s, int j) { return (j >= s->lo[0] && j < s->hi[0]) || (j >= s->lo[1] && j < s->hi[1]); }
+
+// q, k, v are columns of wider rows, as in qkv and in the cache
+#define FOR_ATTENTION FOR_SIZES(Tq) FOR_SIZES(Tk) for (int HS = 1; HS <= 40; HS = HS == 1 ? 5 : HS == 5 ? 16 : HS == 16 ? 40 : 99) for (int block = 1; block <= 16; block *= 4)
+enum { AB = 2, NH = 2 };
+
+static void parity_attention_forward(void) {
+    FOR_ATTENTION {
+        int C = NH*HS, ldq = C + 3, ldkv = 2*C + 1;
+        Span *span = spans(Tq, Tk, block);
+        Array *out = array((size_t)(AB*Tq*C)), *lse = array((size_t)(AB*NH*Tq)), *q = array((size_t)(AB*Tq*ldq)), *kv = array((size_t)(AB*Tk*ldkv));
+        #define A(p) (out->p, lse->p, q->p, kv->p, kv->p + C, span, AB, Tq, Tk, NH, HS, ldq, ldkv)
+        CASE_F(attention_forward, 2e-6);
+        if (Tq <= 32 && Tk <= 33 && HS <= 5) for (int fast = 0; fast < 2; fast++) {
+            restore();
+            if (fast) attention_forward_fast A(f); else attention_forward_cpu A(f);
+            float *clean = malloc(out->n * sizeof(float));
+            memcpy(clean, out->f, out->n * sizeof(float));
+            for (int j = 0; j < Tk; j++) for (int part = 0; part < 2; part++) {          // NaN in k, then v, of key j: reaches the rows that see it, and no other
+                restore();
+                kv->f[(size_t)j*ldkv + part*C] = NAN;
+                if (fast) attention_forward_fast A(f); else attention_forward_cpu A(f);
+                for (int t = 0; t < Tq; t++) {
+                    bool nan = isnan(out->f[t*C]), same = !memcmp(out->f + t*C, clean + t*C, (size_t)C * sizeof(float));
+                    CHECK(in_span(span + t, j) ? nan : same, "attention_forward_%s: NaN in %c %d, row %d", fast ? "fast" : "cpu", "kv"[part], j, t);
+                }
+            }
+            for (int t = 0; t < Tq; t++) {                                               // NaN in q of row t: reaches that row
+                restore();
+                q->f[(size_t)t*ldq] = NAN;
+                if (fast) attention_forward_fast A(f); else attention_forward_cpu A(f);
+                bool sees = span[t].hi[0] > span[t].lo[0] || span[t].hi[1] > span[t].lo[1];
+                CHECK(isnan(out->f[t*C]) == sees, "attention_forward_%s: NaN in q, row %d", fast ? "fast" : "cpu", t);
+            }
+            free(clean);
+            restore();
+        }
+        #undef A
+        drop_arrays(), free(span);
+    }
+}
+static void parity_attention_backward(void) {
+    FOR_ATTENTION {
+        int C = NH*HS, ldq = C + 3, ldkv = 2*C + 1;
+        Span *span = spans(Tq, Tk, block);
+        Array *dq = array((size_t)(AB*Tq*ldq)), *dkv = array((size_t)(AB*Tk*ldkv)), *dout = array((size_t)(AB*Tq*C)), *out = array((size_t)(AB*Tq*C)), *lse = array((size_t)(AB*NH*Tq)),
+              *q = array((size_t)(AB*Tq*ldq)), *kv = array((size_t)(AB*Tk*ldkv));
+        attention_forward_f64(out->d0, lse->d0, q->d, kv->d, kv->d + C, span, AB, Tq, Tk, NH, HS, ldq, ldkv);
+        for (size_t i = 0; i < out->n; i++) out->d0[i] = out->start[i] = (float)out->d0[i];
+        for (size_t i = 0; i < lse->n; i++) lse->d0[i] = lse->start[i] = (float)lse->d0[i];
+        #define A(p) (dq->p, dkv->p, dkv->p + C, dout->p, out->p, lse->p, q->p, kv->p, kv->p + C, span, AB, Tq, Tk, NH, HS, ldq, ldkv)
+        CASE_F(attention_backward, 4e-6);
+        if (Tq == 7 && Tk == 33 && HS == 5) for (int fast = 0; fast < 2; fast++)
+            for (int j = 0; j < Tk; j++) for (int part = 0; part < 2; part++) {          // NaN in k, then v, of key j: reaches dq of the rows that see it, and no other
+                restore();
+                kv->f[(size_t)j*ldkv + part*C] = NAN;
+                if (fast) attention_backward_fast A(f); else attention_backward_cpu A(f);
+                for (int t = 0; t < Tq; t++)
+                    CHECK(isnan(dq->f[t*ldq]) == in_span(span + t, j), "attention_backward_%s: NaN in %c %d, row %d", fast ? "fast" : "cpu", "kv"[part], j, t);
+            }
+        #undef A
+        drop_arrays(), free(span);
+    }
+}
+
+static void parity_gated_residual_forward(void) {
+    FOR_SIZES(N) FOR_SIZES(C) for (int form = 0; form < 3; form++) {
+        int *group = groups(N, form == 2), ld = C + 3;
+        Dropout drop = {form == 1 ? 0.3 : 0, 5, 6};
+        Array *out = array((size_t)(N*C)), *x = array((size_t)(N*C)), *branch = array((size_t)(N*C)), *mod = array((size_t)(3*ld));
+        #define A(p) (out->p, x->p, branch->p, form ? mod->p + 1 : NULL, group, drop, N, C, ld)
+        CASE_K(gated_residual_forward, 1e-6);
+        if (!form && N == 7 && C == 7) { n_made--; NAN_REACHES(gated_residual_forward, cpu, A(f), 1); n_made++; }
+        #undef A
+        drop_arrays(), free(group);
+    }
+    // what is dropped, and how much: the share p within five standard deviations, the rest scaled by 1/(1-p)
+    enum { N = 100, C = 130 };
+    Dropout drop = {0.3, 5, 6};
+    Array *out = array(N*C), *x = array(N*C), *branch = array(N*C);
+    for (int i = 0; i < N*C; i++) x->f[i] = 0, branch->f[i] = 1;
+    gated_residual_forward_cpu(out->f, x->f, branch->f, NULL, NULL, drop, N, C, 0);
+    int dropped = 0;
+    for (int i = 0; i < N*C; i++) { dropped += out->f[i] == 0; if (out->f[i] != 0) CHECK_CLOSE("kept", out->f[i], 1 / 0.7, 1e-6); }
+    CHECK_CLOSE("share dropped", dropped / (double)(N*C), 0.3, 5 * sqrt(0.3 * 0.7 / (N*C)));
+    drop_arrays();
+}
+static void parity_gated_residual_backward(void) {
+    FOR_SIZES(N) FOR_SIZES(C) for (int form = 0; form < 3; form++) {
+        int *group = groups(N, form == 2), ld = C + 3;
+        Dropout drop = {form == 1 ? 0.3 : 0, 5, 6};
+        Array *dx = array((size_t)(N*C)), *dbranch = array((size_t)(N*C)), *dmod = array((size_t)(3*ld)), *dout = array((size_t)(N*C)), *branch = array((size_t)(N*C)), *mod = array((size_t)(3*ld));
+        #define A(p) (dx->p, dbranch->p, form ? dmod->p + 1 : NULL, dout->p, branch->p, form ? mod->p + 1 : NULL, group, drop, N, C, ld)
+        CASE_K(gated_residual_backward, 2e-6);
+        #undef A
+        drop_arrays(), free(group);
+    }
+}
+
+static int *distinct(int n, int of) {                   // n different rows of `of`, shuffled
+    int *row = malloc((size_t)of * sizeof(int));
+    for (int i = 0; i < of; i++) row[i] = i;
+    for (int i = 0; i < n; i++) { int j = i + (int)(philox(3, 4, draws++).w[0] % (unsigned)(of - i)), x = row[i]; row[i] = row[j], row[j] = x; }
+    return row;
+}
+static void parity_gather_rows_forward(void) {
+    FOR_SIZES(N) FOR_SIZES(C) {
+        int *row = distinct(N, N + 5);
+        Array *out = array((size_t)(N*C)), *inp = array((size_t)((N + 5)*C));
+        #define A(p) (out->p, inp->p, row, N, C)
+        CASE_K(gather_rows_forward, 0);
+        #undef A
+        drop_arrays(), free(row);
+    }
+}
+static void parity_gather_rows_backward(void) {
+    FOR_SIZES(N) FOR_SIZES(C) {
+        int *row = distinct(N, N + 5);
+        Array *dinp = array((size_t)((N + 5)*C)), *dout = array((size_t)(N*C));
+        #define A(p) (dinp->p, dout->p, row, N, C)
+        CASE_K(gather_rows_backward, 1e-6);
+        #undef A
+        drop_arrays(), free(row);
+    }
+}
+static void parity_store_rows(void) {
+    FOR_SIZES(T) FOR_SIZES(C) {
+        int W = T + 3, ld = C + 2;
+        Array *out = array((size_t)(2*W*C)), *inp = array((size_t)(2*T*ld));
+        #define A(p) (out->p, inp->p, 2, T, W, C, ld)
+        CASE_K(store_rows, 0);
+        #undef A
+        drop_arrays();
+    }
+}
+
+static void parity_cross_entropy_forward(void) {
+    FOR_SIZES(N) FOR_SIZES(V) for (int excluded = -1; excluded < (V > 2 ? 2 : 0); excluded++) {
+        int *target = ids(N, V);
+        double *weight = malloc((size_t)N * sizeof(double));
+        for (int i = 0; i < N; i++) { weight[i] = i % 3 ? 0.5 + i : 0; if (target[i] == excluded) target[i] = 2; }
+        Array *loss = array(1), *row_loss = array((size_t)N), *lse = array((size_t)N), *logits = array((size_t)(N*V));
+        #define A(p) (loss->p, row_loss->p, lse->p, logits->p, target, weight, 0.01, excluded, N, V)
+        CASE_K(cross_entropy_forward, 1e-6);
+        if (excluded < 0 && N == 7 && V <= 7) for (int i = 0; i < N*V; i++) {            // rows of weight 0 are not read, the others are
+            restore();
+            logits->f[i] = NAN;
+            cross_entropy_forward_cpu A(f);
+            CHECK(isnan(*loss->f) == (weight[i / V] != 0), "cross_entropy_forward: NaN at %d", i);
+        }
+        #undef A
+        drop_arrays(), free(target), free(weight);
+    }
+}
+static void parity_cross_entropy_backward(void) {
+    FOR_SIZES(N) FOR_SIZES(V) for (int excluded = -1; excluded < (V > 2 ? 2 : 0); excluded++) {
+        int *target = ids(N, V);
+        double *weight = malloc((size_t)N * sizeof(double));
+        for (int i = 0; i < N; i++) weight[i] = i % 3 ? 0.5 + i : 0;
+        Array *logits = array((size_t)(N*V)), *dloss = array(1), *lse = array((size_t)N);
+        #define A(p) (logits->p, dloss->p, lse->p, target, weight, 0.01, excluded, N, V)
+        CASE_K(cross_entropy_backward, 1e-6);
+        if (excluded < 0 && N == 7 && V == 7) { weight[0] = weight[3] = weight[6] = 1; NAN_REACHES(cross_entropy_backward, cpu, A(f), 1); }
+        #undef A
+        drop_arrays(), free(target), free(weight);
+    }
+}
+
+static void parity_sum_squares(void) {
+    for (int n = 1; n <= 5000; n = n*7 + 1) {
+        Array *x = array((size_t)n);
+        double a, b;
+        sum_squares_f64(&a, x->d, (size_t)n), sum_squares_cpu(&b, x->f, (size_t)n);
+        CHECK_CLOSE("sum_squares", b, a, 1e-12 * a);
+        for (int i = 0; i < n; i += 1 + n/20) { float old = x->f[i]; x->f[i] = NAN; sum_squares_cpu(&b, x->f, (size_t)n); x->f[i] = old; CHECK(isnan(b), "sum_squares: NaN at %d", i); }
+        drop_arrays();
+    }
+}
+static void parity_adamw(void) {
+    FOR_SIZES(n) for (int first = 0; first < 2; first++) {
+        double norm2 = 4;
+        AdamW a = {0.1, 0.9, 0.99, 1e-8, 0.1, first ? 1 : 0, 0.5, first ? 1 : 7};
+        Array *param = array((size_t)n), *m = array((size_t)n), *v = array((size_t)n), *ema = array((size_t)n), *grad = array((size_t)n);
+        for (int i = 0; i < n; i++) v->start[i] = fabsf(v->start[i]), v->d0[i] = v->start[i];
+        #define A(p) (param->p, m->p, v->p, ema->p, grad->p, &norm2, (size_t)n, a)
+        CASE_K(adamw, 2e-6);
+        if (n == 33) NAN_REACHES(adamw, cpu, A(f), 4);
+        #undef A
+        drop_arrays();
+    }
+}
+
+// vexp: relative error <= 2e-7 over the whole range, the ends, NaN
+static void test_vexp(void) {
+    double worst = 0;
+    for (int i = 0; i < 2000000; i++) {
+        float x = -87 + 175.0f * (float)i / 2000000;
+        vec y = vexp((vec){0} + x);
+        double diff = fabs((double)y[0] / exp((double)x) - 1);
+        worst = diff <= worst ? worst : diff;
+    }
+    CHECK(worst <= 2e-7, "vexp: relative error %g", worst);
+    vec low = vexp((vec){0} - 1000.0f), minus = vexp((vec){0} - INFINITY), nan = vexp((vec){0} + NAN);
+    CHECK(low[0] == 0 && minus[0] == 0 && isnan(nan[0]) && isnan(nan[VW - 1]), "vexp at the ends: %g %g %g", low[0], minus[0], nan[0]);
+}
+
+#define LOAD(name, params, args) *(void **)&name##_f64 = dlsym(oracle, #name "_cpu");
+#define RUN(name, params, args) { int before = checks_passed + checks_failed; parity_##name(); CHECK(checks_passed + checks_failed > before, "parity_" #name " checks nothing"); }
+int main(int argc, char **argv) {
+    void *oracle = dlopen(argc > 1 ? argv[1] : "build/cpu64.so", RTLD_NOW | RTLD_LOCAL);
+    if (!oracle) { puts(dlerror()); return 1; }
+    uint32_t bits = 0x7FC0BEEF;                          // a NaN that no arithmetic makes
+    memcpy(&sentinel, &bits, 4);
+    KERNELS(LOAD, LOAD)
+    KERNELS(RUN, RUN)
+    test_vexp();
+    return finish("parity");
+}
