@@ -1,0 +1,752 @@
+/* bd3lm.c: Block Diffusion language models (Arriola et al. 2025, arXiv 2503.09573, "BD3-LM"). Trains on any text file, evaluates, writes text.
+
+   A text is cut into blocks. Blocks are written from left to right, as a language model writes tokens; inside a block all tokens start as MASK and
+   are uncovered in random order, as a masked diffusion model does. Blocks of one token are next-token prediction, one block is full-sequence diffusion.
+
+       make bd3lm && ./bd3lm train && ./bd3lm sample --watch
+
+   Start reading at METHOD (section 3), then loss (5), sampling (6), then the network (4). One step further down is common.h (ops), then cpu_kernels.c.
+   Not here: ancestral sampling, stop rules, search of the clipping interval, SEDD.
+
+   paper             here                                    (t is always a position in this repository, never a level)
+   L, L', B          T, block, blocks                        tokens of a sequence, tokens of a block, T / block
+   t, alpha_t        tau, 1 - mask_prob(tau)                 level of a block, in (0, 1]
+   x^b, x_t^b        x, x_tau                                clean and noisy tokens
+   m, V              mask, V                                 id of MASK, number of ids, MASK included
+   x_theta           forward()                               the network
+   beta, omega       clip_min, clip_max                      levels are drawn from [clip_min, clip_max]                                        */
+#include "common.h"     // brings: tensors, tape, ops, parameters, checkpoints; through io.h: files, command line
+#include "data/text.h"  // brings: bytes or text8 or byte pairs as symbols, splits, measures of sample quality
+
+// ---- 1. configuration ---------------------------------------------------------------------------------------------------------
+
+typedef struct NetConfig {
+    int NL, C, NH;              // layers, width, heads, e.g. 12, 768, 12 (paper, small)
+    int cond;                   // width of the level's embedding, e.g. 128
+    int V, mask;                // vocabulary with BOS and MASK; id of MASK
+    bool adaln;                 // modulation by the level; false for the autoregressive network
+    int freq, mlp;              // sinusoids of a level, e.g. 256; width of the MLP over C, e.g. 4
+    double rope_base, eps;      // 10000; 1e-5 under the root of LayerNorm
+} NetConfig;
+
+static struct {
+    int layers, width, heads, cond, length, block, merges, steps, batch, warmup, seed, threads, samples, characters, draws;
+    double lr, dropout, clip, ema, clip_min, clip_max, nucleus;
+    const char *data, *charset, *objective, *out, *prompt, *split, *device;
+    bool resume, force, watch, quality, naive;
+} opt = {
+    .layers = 4, .width = 192, .heads = 6, .cond = 32, .length = 128, .block = 4, .merges = 1500, .steps = 500, .batch = 16, .warmup = 50, .seed = 1,
+    .samples = 1, .characters = 512, .draws = 1,
+    .lr = 2e-3, .clip = 1, .ema = 0.9999, .clip_min = 1e-3, .clip_max = 1, .nucleus = 0.9,
+    .data = "data/cache/kjv.txt", .charset = "bytes", .objective = "bd3", .out = "out/bd3lm", .prompt = "", .split = "test", .device = "cpu",
+};
+
+static Option options[] = {
+    {"data",     TEXT, &opt.data,      0, 0, " train eval sample ", "text file", true, false},
+    {"charset",  TEXT, &opt.charset,   0, 0, " train ", "bytes, or text8: 27 symbols", true, false},
+    {"vocab",    INT,  &opt.merges,    0, 60000, " train ", "byte pairs learned from the text on top of the charset; 0: none", true, false},
+    {"objective",TEXT, &opt.objective, 0, 0, " train ", "bd3: block diffusion, or ar: next-token prediction", true, false},
+    {"block",    INT,  &opt.block,     1, 1e6, " train ", "tokens of a block; it divides --length; equal to it: one block, masked diffusion", true, false},
+    {"length",   INT,  &opt.length,    2, 1e6, " train ", "tokens of a training sequence, BOS included (T)", true, false},
+    {"layers",   INT,  &opt.layers,    1, 1000, " train ", "layers of the network (NL)", true, false},
+    {"width",    INT,  &opt.width,     1, 1e5, " train ", "width of the network (C)", true, false},
+    {"heads",    INT,  &opt.heads,     1, 1e5, " train ", "attention heads (NH); they divide --width", true, false},
+    {"cond",     INT,  &opt.cond,      1, 1e5, " train ", "width of the level's embedding", true, false},
+    {"dropout",  REAL, &opt.dropout,   0, 0.99, " train ", "share of branch outputs dropped; 0: off", true, false},
+    {"batch",    INT,  &opt.batch,     1, 1e6, " train eval ", "sequences of a batch (B)", true, false},
+    {"steps",    INT,  &opt.steps,     1, 1e9, " train ", "optimiser steps", true, false},
+    {"lr",       REAL, &opt.lr,        0, 10, " train ", "learning rate after warm-up", true, false},
+    {"warmup",   INT,  &opt.warmup,    0, 1e9, " train ", "steps of linear warm-up; 0: off", true, false},
+    {"clip-grad",REAL, &opt.clip,      0, 1e9, " train ", "largest norm of the gradient; 0: off", true, false},
+    {"ema",      REAL, &opt.ema,       0, 1, " train ", "decay of the moving average of the weights", true, false},
+    {"clip-min", REAL, &opt.clip_min,  1e-6, 1, " train ", "smallest level drawn in training (beta)", true, false},
+    {"clip-max", REAL, &opt.clip_max,  1e-6, 1, " train ", "largest level drawn in training (omega)", true, false},
+    {"seed",     INT,  &opt.seed,      0, 2147483647, " train eval sample ", "seed of all randomness", true, false},
+    {"samples",  INT,  &opt.samples,   1, 1000, " sample ", "texts to write, side by side", false, false},
+    {"chars",    INT,  &opt.characters,1, 1e6, " sample ", "characters of each text", false, false},
+    {"nucleus",  REAL, &opt.nucleus,   0, 1, " sample ", "keep the most likely tokens up to this total probability; 1: off", false, false},
+    {"prompt",   TEXT, &opt.prompt,    0, 0, " sample ", "beginning of the text", false, false},
+    {"watch",    FLAG, &opt.watch,     0, 1, " sample ", "show the masks of the first text turn into words", false, false},
+    {"quality",  FLAG, &opt.quality,   0, 1, " sample ", "measure the texts beside held-out text", false, false},
+    {"split",    TEXT, &opt.split,     0, 0, " eval ", "train, validation or test", false, false},
+    {"draws",    INT,  &opt.draws,     1, 1e6, " eval ", "Monte-Carlo draws of levels and masks for each sequence", false, false},
+    {"out",      TEXT, &opt.out,       0, 0, " train eval sample ", "directory of the checkpoint", false, false},
+    {"resume",   FLAG, &opt.resume,    0, 1, " train ", "go on from the checkpoint in --out", false, false},
+    {"force",    FLAG, &opt.force,     0, 1, " train ", "overwrite the checkpoint in --out", false, false},
+    {"threads",  INT,  &opt.threads,   0, 4096, " train eval sample check ", "threads; 0: one for each core", false, false},
+    {"device",   TEXT, &opt.device,    0, 0, " train eval sample check ", "cpu", false, false},
+    {"naive",    FLAG, &opt.naive,     0, 1, " train eval sample check ", "plain kernels only", false, false},
+    {0},
+};
+
+static void set_up(void) {
+    if (strcmp(opt.device, "cpu")) die("--device %s: this build knows cpu only", opt.device);
+#ifdef _OPENMP
+    if (opt.threads) omp_set_num_threads(opt.threads);
+#else
+    if (opt.threads > 1) die("--threads %d: this build has no OpenMP, it knows one thread", opt.threads);
+#endif
+#if !REAL_IS_DOUBLE
+    naive = opt.naive;
+#endif
+    setvbuf(stdout, NULL, _IOLBF, 1 << 16);
+}
+
+// ---- 2. data ------------------------------------------------------------------------------------------------------------------
+
+typedef struct Corpus {
+    char *text;                 // folded to the charset
+    size_t size;
+    Vocabulary vocab;
+    int *id[3];                 // symbols of the training, validation and test part
+    size_t n[3], characters[3];
+} Corpus;
+
+// Reads the text and encodes the three parts; the byte pairs are learned from the training part unless `merge` gives them.
+static Corpus corpus_load(const char *path, const int (*merge)[2], int merges) {
+    Corpus c = {0};
+    bool text8 = !strcmp(opt.charset, "text8");
+    if (!text8 && strcmp(opt.charset, "bytes")) die("--charset %s: bytes or text8", opt.charset);
+    if (!exists(path)) die("%s: no such file (make data fetches the default text; --data takes any other)", path);
+    c.text = text_read(path, text8, &c.size);
+    size_t from, to;
+    text_split(c.size, TRAIN, &from, &to);
+    c.vocab = merge ? vocabulary_create(text8, merges, merge) : vocabulary_learn(c.text, to, text8, opt.merges);
+    for (int s = TRAIN; s <= TEST; s++) {
+        text_split(c.size, s, &from, &to);
+        c.id[s] = NEW(int, to - from);
+        c.n[s] = encode(&c.vocab, c.text + from, to - from, c.id[s]);
+        c.characters[s] = to - from;
+    }
+    return c;
+}
+static void corpus_free(Corpus *c) {
+    free(c->text);
+    for (int s = 0; s < 3; s++) free(c->id[s]);
+    vocabulary_free(&c->vocab);
+}
+
+// A window is BOS and T-1 symbols from `from` on. x (T); counted (T) is 0 beyond the end of the part.
+static void window(const Corpus *c, Split s, size_t from, int T, int *x, int *counted) {
+    x[0] = c->vocab.bos, counted[0] = 1;
+    for (int t = 1; t < T; t++) {
+        size_t i = from + (size_t)t - 1;
+        x[t] = i < c->n[s] ? c->id[s][i] : c->vocab.bos;
+        counted[t] = i < c->n[s];
+    }
+}
+
+// B windows from random places of the training part; the same for the same seed and step
+static void draw_batch(const Corpus *c, int step, int B, int T, int *x, int *counted) {
+    Rng r = rng((uint64_t)opt.seed, RNG_DATA, (uint64_t)step);
+    for (int b = 0; b < B; b++) window(c, TRAIN, (size_t)(uniform(&r) * (double)(c->n[TRAIN] - (size_t)T + 2)), T, x + b*T, counted + b*T);
+}
+
+// ---- 3. METHOD ----------------------------------------------------------------------------------------  <- start here ---------
+// log p(x) = sum_b log p(x^b | x^<b): every block is generated by a masked diffusion model that sees the clean blocks before it.        (Eq. 3)
+
+// Absorbing noise: at level tau a token is replaced by MASK with probability 1 - alpha(tau); linear schedule alpha(tau) = 1 - tau.      (Sec. 3.1)
+static double mask_prob(double tau)    { return tau; }
+static double nelbo_weight(double tau) { return 1 / tau; }      // -alpha'(tau) / (1 - alpha(tau))                                       (Eq. 8)
+
+// One level for each block, stratified over the batch: with N = B*blocks, level k falls into [k/N, (k+1)/N] before it is                (App. C.4)
+// stretched over [clip_min, clip_max]. Clipping changes only this law, never the weight.                                                (Sec. 5.2)
+// tau (B,blocks), u (B,blocks) uniform in [0,1)
+static void draw_levels(double *tau, const double *u, int B, int blocks, double clip_min, double clip_max, bool stratified) {
+    int N = B * blocks;
+    for (int k = 0; k < N; k++) {
+        double e = stratified ? (u[k] + k) / N : u[k];
+        tau[k] = clip_min + (clip_max - clip_min) * (e - floor(e));
+    }
+}
+
+// x_tau ~ q(. | x): each token of a block is masked with the same probability. BOS, at position 0, never is.                            (Eq. 4)
+// x_tau, x, u (B,T), tau (B, T/block)
+static void corrupt(int *x_tau, const int *x, const double *tau, const double *u, int mask, int B, int T, int block, bool keep_bos) {
+    for (int i = 0; i < B*T; i++) x_tau[i] = u[i] <= mask_prob(tau[i / block]) && !(keep_bos && i % T == 0) ? mask : x[i];
+}
+
+// What row i of the doubled sequence [noisy x_tau | clean x] attends to, T tokens each:                                                 (Sec. 3.2)
+//   a noisy row of block b sees noisy block b (M_BD) and the clean blocks before b (M_OBC);
+//   a clean row of block b sees the clean blocks up to and including b (M_BC).
+// Both copies of a token stand at the same position. Only noisy rows predict; clean rows are there to be seen.
+static Span attends(int i, int T, int block) {
+    int start = i % T / block * block, end = start + block;
+    return i < T ? (Span){.lo = {start, T}, .hi = {end, T + start}} : (Span){.lo = {T}, .hi = {T + end}};
+}
+
+// SUBS: MASK is never predicted, and a token that is not masked stays what it is. log p(. | x_tau, x^<b) at one position:               (App. B.3)
+// log_p (V), logits (V), current: the token that stands there
+static void subs_log_probs(double *log_p, const real *logits, int V, int mask, int current) {
+    double top = -INFINITY, sum = 0;
+    for (int v = 0; v < V; v++) if (v != mask && !((double)logits[v] <= top)) top = (double)logits[v];
+    for (int v = 0; v < V; v++) if (v != mask) sum += exp((double)logits[v] - top);
+    for (int v = 0; v < V; v++) log_p[v] = current != mask ? (v == current ? 0 : -INFINITY) : v == mask ? -INFINITY : (double)logits[v] - top - log(sum);
+}
+
+// ---- 4. network ---------------------------------------------------------------------------------------------------------------
+// The paper's DiT: pre-norm transformer, rotary positions, every branch modulated by the level (adaLN-zero). Names and shapes are the official ones.
+// The level is not shown to the network (time_conditioning = 0): it always reads level 0, so its modulation is a learned constant, G = 1.
+
+typedef struct Layer { Tensor *norm1, *attn_qkv, *attn_out, *norm2, *mlp0, *mlp0_bias, *mlp2, *mlp2_bias, *ada, *ada_bias; } Layer;
+typedef struct Net {
+    NetConfig c;
+    Params ps;
+    Tensor *embedding, *sigma0, *sigma0_bias, *sigma2, *sigma2_bias, *norm_final, *linear, *linear_bias, *ada, *ada_bias;
+    Layer *layer;
+    Rope rope;
+    real *cache;                // keys|values (NL,B,W,2C) for sampling, else NULL
+    int cache_B, W;
+    Dropout drop;               // of the next residual branch; p = 0 outside of training
+} Net;
+
+static Tensor *named(Params *ps, const char *suffix, int layer, int rows, int columns, Init init, double bound) {
+    char name[128];
+    if (layer >= 0) snprintf(name, sizeof name, "blocks.%d.%s", layer, suffix); else snprintf(name, sizeof name, "%s", suffix);
+    return param(ps, name, rows, columns, init, bound);
+}
+
+// Registers all parameters and takes their memory; P: largest position + 1; cache_B, W: sequences and slots of the cache, 0 for none.
+static Net net_create(NetConfig c, bool training, uint64_t seed, int P, int cache_B, int W) {
+    Net n = {.c = c, .layer = NEW(Layer, c.NL), .cache_B = cache_B, .W = W};
+    Params *ps = &n.ps;
+    int C = c.C, M = c.mlp * C;
+    double of_C = 1 / sqrt((double)C), of_M = 1 / sqrt((double)M), of_cond = 1 / sqrt((double)c.cond), of_freq = 1 / sqrt((double)c.freq);
+    n.embedding = named(ps, "vocab_embed.embedding", -1, c.V, C, UNIFORM, of_C);
+    if (c.adaln) {
+        n.sigma0 = named(ps, "sigma_map.mlp.0.weight", -1, c.cond, c.freq, UNIFORM, of_freq), n.sigma0_bias = named(ps, "sigma_map.mlp.0.bias", -1, 1, c.cond, UNIFORM, of_freq);
+        n.sigma2 = named(ps, "sigma_map.mlp.2.weight", -1, c.cond, c.cond, UNIFORM, of_cond), n.sigma2_bias = named(ps, "sigma_map.mlp.2.bias", -1, 1, c.cond, UNIFORM, of_cond);
+    }
+    for (int l = 0; l < c.NL; l++) {
+        Layer *y = &n.layer[l];
+        y->norm1 = named(ps, "norm1.weight", l, 1, C, ONE, 0);
+        y->attn_qkv = named(ps, "attn_qkv.weight", l, 3*C, C, UNIFORM, of_C);
+        y->attn_out = named(ps, "attn_out.weight", l, C, C, UNIFORM, of_C);
+        y->norm2 = named(ps, "norm2.weight", l, 1, C, ONE, 0);
+        y->mlp0 = named(ps, "mlp.0.weight", l, M, C, UNIFORM, of_C), y->mlp0_bias = named(ps, "mlp.0.bias", l, 1, M, UNIFORM, of_C);
+        y->mlp2 = named(ps, "mlp.2.weight", l, C, M, UNIFORM, of_M), y->mlp2_bias = named(ps, "mlp.2.bias", l, 1, C, UNIFORM, of_M);
+        // gates start at 0: every layer starts as the identity
+        if (c.adaln) y->ada = named(ps, "adaLN_modulation.weight", l, 6*C, c.cond, ZERO, 0), y->ada_bias = named(ps, "adaLN_modulation.bias", l, 1, 6*C, ZERO, 0);
+    }
+    n.norm_final = named(ps, "output_layer.norm_final.weight", -1, 1, C, ONE, 0);
+    n.linear = named(ps, "output_layer.linear.weight", -1, c.V, C, ZERO, 0), n.linear_bias = named(ps, "output_layer.linear.bias", -1, 1, c.V, ZERO, 0);
+    if (c.adaln) {
+        n.ada = named(ps, "output_layer.adaLN_modulation.weight", -1, 2*C, c.cond, ZERO, 0);
+        n.ada_bias = named(ps, "output_layer.adaLN_modulation.bias", -1, 1, 2*C, ZERO, 0);
+    }
+    params_create(ps, training, seed);
+    n.rope = rope_create(P, C / c.NH, c.rope_base);
+    if (cache_B) n.cache = arena_take(&persistent, (size_t)c.NL * (size_t)cache_B * (size_t)W * 2*(size_t)C * sizeof(real));
+    return n;
+}
+static void net_free(Net *n) { params_free(&n->ps); free(n->layer); *n = (Net){0}; }
+
+// What the network is shown: ids (B,T), and for each of the T rows of a sequence its position and what it attends to.
+// With a cache (slot >= 0) the rows are stored at slots slot.. and spans are intervals of the cache.
+typedef struct View { int B, T, slot; const int *id, *position; const Span *span; } View;
+
+// Logits (1,N,V) of the rows row[0..N-1] of the B*T; N = 0: none (NULL), the pass only fills the cache.
+static Tensor *forward(Net *n, View v, const int *row, int N) {
+    NetConfig c = n->c;
+    size_t rows = (size_t)v.B * (size_t)v.T;
+    int *place = HOST(int, rows);
+    for (size_t i = 0; i < rows; i++) place[i] = v.position[i % (size_t)v.T];
+    const int *id = to_device(v.id, rows * sizeof(int)), *position = to_device(place, rows * sizeof(int));
+    const Span *span = to_device(v.span, (size_t)v.T * sizeof(Span));
+
+    Tensor *x = embedding(n->embedding, id, v.B, v.T), *cond = NULL;
+    if (c.adaln) {
+        const double *level = to_device(&(double){0}, sizeof(double));
+        cond = linear(linear(level_features(level, 1, c.freq), n->sigma0, n->sigma0_bias, SILU), n->sigma2, n->sigma2_bias, SILU);
+    }
+    for (int l = 0; l < c.NL; l++) {
+        Layer *y = &n->layer[l];
+        Tensor *mod = c.adaln ? linear(cond, y->ada, y->ada_bias, LINEAR_ONLY) : NULL;         // shift, scale, gate; twice
+        Modulation attn = {mod, NULL, 0, c.C, 2*c.C}, mlp = {mod, NULL, 3*c.C, 4*c.C, 5*c.C};
+
+        Tensor *qkv = linear(norm_modulate(x, y->norm1, attn, c.eps), y->attn_qkv, NULL, LINEAR_ONLY);
+        rope(qkv, n->rope, position, 2*c.NH);                                                   // queries and keys
+        real *cache = n->cache ? n->cache + (size_t)l * (size_t)n->cache_B * (size_t)n->W * 2*(size_t)c.C : NULL;
+        Tensor *a = v.slot < 0 ? attention(qkv, span, c.NH) : attention_cached(qkv, cache, n->W, v.slot, span, c.NH);
+        if (l == c.NL - 1 && !N) return NULL;
+        n->drop.stream++;
+        x = gated_residual(x, linear(a, y->attn_out, NULL, LINEAR_ONLY), attn, n->drop);
+
+        Tensor *h = linear(norm_modulate(x, y->norm2, mlp, c.eps), y->mlp0, y->mlp0_bias, GELU);
+        n->drop.stream++;
+        x = gated_residual(x, linear(h, y->mlp2, y->mlp2_bias, LINEAR_ONLY), mlp, n->drop);
+    }
+    x = gather_rows(x, to_device(row, (size_t)N * sizeof(int)), N);
+    Modulation out = {c.adaln ? linear(cond, n->ada, n->ada_bias, LINEAR_ONLY) : NULL, NULL, 0, c.C, 0};
+    return linear(norm_modulate(x, n->norm_final, out, c.eps), n->linear, n->linear_bias, LINEAR_ONLY);
+}
+
+// ---- 5. loss ------------------------------------------------------------------------------------------------------------------
+
+typedef struct Loss { Tensor *loss, *logits, *row_loss; double counted; } Loss;    // loss: mean over the counted tokens; row_loss: w * nll of each
+
+// L_BD = E sum_b w(tau_b) * -log p(x^b | x_tau^b, x^<b), the mean over all counted tokens, masked or not.                               (Eq. 8)
+// x, x_tau, counted (B,T) 1 or 0; w (B, T/block). One block sees no clean tokens: nothing is doubled (MDLM).
+static Loss bd3_loss(Net *n, const int *x, const int *x_tau, const double *w, const int *counted, int B, int T, int block) {
+    int rows = B * T, copies = T == block ? 1 : 2, each = copies * T;
+    int *id = HOST(int, B * each), *position = HOST(int, each), *row = HOST(int, rows);
+    Span *span = HOST(Span, each);
+    double *weight = HOST(double, rows), all = 0;
+    for (int i = 0; i < each; i++) position[i] = i % T, span[i] = attends(i, T, block);
+    for (int b = 0; b < B; b++)
+        for (int t = 0; t < T; t++) {
+            int i = b*T + t;
+            id[b*each + t] = x_tau[i];
+            if (copies == 2) id[b*each + T + t] = x[i];
+            row[i] = b*each + t;
+            weight[i] = counted[i] && x_tau[i] == n->c.mask ? w[i / block] : 0;                // SUBS: an unmasked token costs nothing
+            all += counted[i];
+        }
+    Tensor *row_loss, *logits = forward(n, (View){B, each, -1, id, position, span}, row, rows);
+    Tensor *loss = cross_entropy(logits, to_device(x, (size_t)rows * sizeof(int)), to_device(weight, (size_t)rows * sizeof(double)), 1 / all, n->c.mask, &row_loss);
+    return (Loss){loss, logits, row_loss, all};
+}
+
+// The yardstick: -log p(x_t | x_<t), each token predicted from the row before it. All T-1 predictions of a sequence, exactly.
+static Loss ar_loss(Net *n, const int *x, const int *counted, int B, int T) {
+    int S = T - 1, rows = B * S;
+    int *id = HOST(int, rows), *target = HOST(int, rows), *position = HOST(int, S), *row = HOST(int, rows);
+    Span *span = HOST(Span, S);
+    double *weight = HOST(double, rows), all = 0;
+    for (int t = 0; t < S; t++) position[t] = t, span[t] = (Span){.lo = {0}, .hi = {t + 1}};
+    for (int b = 0; b < B; b++)
+        for (int t = 0; t < S; t++) {
+            int i = b*S + t;
+            id[i] = x[b*T + t], target[i] = x[b*T + t + 1], row[i] = i;
+            all += weight[i] = counted[b*T + t + 1];
+        }
+    Tensor *row_loss, *logits = forward(n, (View){B, S, -1, id, position, span}, row, rows);
+    Tensor *loss = cross_entropy(logits, to_device(target, (size_t)rows * sizeof(int)), to_device(weight, (size_t)rows * sizeof(double)), 1 / all, n->c.mask, &row_loss);
+    return (Loss){loss, logits, row_loss, all};
+}
+
+// The loss of one batch with fresh levels and masks from (seed, purpose, step)
+static Loss draw_loss(Net *n, const int *x, const int *counted, int B, int T, int block, Purpose purpose, uint64_t number, double clip_min, double clip_max) {
+    int blocks = B * T / block;
+    double *u = HOST(double, B*T), *tau = HOST(double, blocks);
+    int *x_tau = HOST(int, B*T);
+    Rng r = rng((uint64_t)opt.seed, purpose, number);
+    for (int i = 0; i < blocks; i++) u[i] = uniform(&r);
+    draw_levels(tau, u, B, T / block, clip_min, clip_max, true);
+    for (int i = 0; i < B*T; i++) u[i] = uniform(&r);
+    corrupt(x_tau, x, tau, u, n->c.mask, B, T, block, true);
+    for (int i = 0; i < blocks; i++) tau[i] = nelbo_weight(tau[i]);
+    return bd3_loss(n, x, x_tau, tau, counted, B, T, block);
+}
+
+// ---- 6. sampling --------------------------------------------------------------------------------------------------------------
+// Everything about probabilities is in double with 53-bit uniforms: 24 bits cut off rare tokens, a hidden temperature below 1 (Zheng et al. 2024).
+
+// Nucleus: of the tokens sorted by probability keep those whose running total is at most `top`, and always the first.
+typedef struct { double p; int v; } Ranked;
+static int by_probability(const void *a, const void *b) {
+    const Ranked *x = a, *y = b;
+    return x->p != y->p ? (x->p < y->p) - (x->p > y->p) : x->v - y->v;
+}
+static void nucleus(double *p, int V, double top, Ranked *scratch) {
+    if (top >= 1) return;
+    for (int v = 0; v < V; v++) scratch[v] = (Ranked){p[v], v};
+    qsort(scratch, (size_t)V, sizeof *scratch, by_probability);
+    double running = scratch[0].p, kept = running;
+    for (int i = 1; i < V; i++) {
+        running += scratch[i].p;
+        if (running <= top) kept = running; else p[scratch[i].v] = 0;
+    }
+    for (int v = 0; v < V; v++) p[v] /= kept;
+}
+
+static int categorical(const double *p, int V, Rng *r) {
+    double u = uniform(r), running = 0;
+    int last = 0;
+    for (int v = 0; v < V; v++) {
+        if (p[v] > 0) last = v;
+        running += p[v];
+        if (u < running) return v;
+    }
+    return last;                                        // rounding: the total may be 1 - 1e-16
+}
+
+// the token that logits (V) of a masked position give
+static int draw_token(const real *logits, NetConfig c, double top, Rng *r) {
+    double *p = HOST(double, c.V);
+    subs_log_probs(p, logits, c.V, c.mask, c.mask);
+    for (int v = 0; v < c.V; v++) p[v] = exp(p[v]);
+    nucleus(p, c.V, top, HOST(Ranked, c.V));
+    return categorical(p, c.V, r);
+}
+
+typedef struct Sampler {
+    Net *net;
+    int B, L, block;                                    // sequences side by side; room of each; tokens of a block (1: AR)
+    int *x, *pick;                                      // (B,L), MASK where nothing is known yet; (B) the position in the block that comes next
+    double top;                                         // nucleus
+    Rng rng;
+    long nfe, forwards;                                 // evaluations that changed the text, as the paper counts; all of them
+    void (*watch)(const struct Sampler *s, int known, int end);
+} Sampler;
+
+// The rows start..start+n-1 of every sequence through the network and into the cache; logits (B,V) on the host of one row each, pick[b] of n, or none.
+// The cache is a ring of W slots: the oldest tokens are overwritten, and positions go on (rotary attention sees only their differences).
+static real *forward_cached(Sampler *s, int start, int n, const int *pick) {
+    begin_step();
+    int B = s->B, W = s->net->W, V = s->net->c.V, seen = start + n < W ? start + n : W;
+    int *id = HOST(int, B * n), *position = HOST(int, n), *row = HOST(int, B);
+    Span *span = HOST(Span, n);
+    for (int t = 0; t < n; t++) position[t] = start + t, span[t] = (Span){.lo = {0}, .hi = {seen}};
+    for (int b = 0; b < B; b++) {
+        memcpy(id + b*n, s->x + (size_t)b*(size_t)s->L + start, (size_t)n * sizeof(int));
+        if (pick) row[b] = b*n + pick[b];
+    }
+    Tensor *logits = forward(s->net, (View){B, n, start % W, id, position, span}, row, pick ? B : 0);
+    s->forwards++;
+    if (!pick) return NULL;
+    real *out = HOST(real, B * V);
+    download(out, logits->data, (size_t)B * (size_t)V * sizeof(real));
+    return out;
+}
+
+// One block (Alg. 2) by first-hitting (Eq. 25): the next token to appear is a uniformly random masked one. As the network does not see the level, the times
+// themselves never enter. All sequences have the same number of masks, since a prompt is shared.
+static void sample_block(Sampler *s, int start) {
+    int n = s->block, *pick = s->pick, masks = 0;
+    for (int t = 0; t < n; t++) masks += s->x[start + t] == s->net->c.mask;
+    for (; masks > 0; masks--) {
+        for (int b = 0; b < s->B; b++) {
+            const int *x = s->x + (size_t)b*(size_t)s->L + start;
+            int left = below(&s->rng, masks);
+            for (int t = 0; t < n; t++) if (x[t] == s->net->c.mask && left-- == 0) { pick[b] = t; break; }
+        }
+        const real *logits = forward_cached(s, start, n, pick);
+        for (int b = 0; b < s->B; b++)
+            s->x[(size_t)b*(size_t)s->L + (size_t)(start + pick[b])] = draw_token(logits + (size_t)b*(size_t)s->net->c.V, s->net->c, s->top, &s->rng);
+        s->nfe++;
+        if (s->watch) s->watch(s, start, start + n);
+    }
+    if (start + n < s->L) forward_cached(s, start, n, NULL);       // once more, clean: its keys and values are what later blocks see
+}
+
+// AR: the token before predicts this one.
+static void sample_next(Sampler *s, int t) {
+    bool known = s->x[t] != s->net->c.mask;
+    const real *logits = forward_cached(s, t - 1, 1, known ? NULL : s->pick);     // pick: all 0
+    if (known) return;
+    for (int b = 0; b < s->B; b++) s->x[(size_t)b*(size_t)s->L + (size_t)t] = draw_token(logits + (size_t)b*(size_t)s->net->c.V, s->net->c, s->top, &s->rng);
+    s->nfe++;
+    if (s->watch) s->watch(s, t, t + 1);
+}
+
+// ---- 7. evaluation ------------------------------------------------------------------------------------------------------------
+
+typedef struct Result { double nats, error, bits_per_char; long tokens; } Result;      // nats per token and its standard error
+
+// Mean loss over consecutive windows of a part: Monte-Carlo NELBO over the whole range of levels (an upper bound of -log p), exact for AR.
+// BOS is not counted. `windows` 0: all of them.
+static Result evaluate(Net *n, const Corpus *c, Split split, int B, int T, int block, bool ar, int draws, int windows, bool show) {
+    int all = (int)((c->n[split] + (size_t)T - 2) / (size_t)(T - 1)), *x = NEW(int, B*T), *counted = NEW(int, B*T);
+    if (windows && windows < all) all = windows;
+    if (dry) all = all < B ? all : B;
+    double sum = 0, sum2 = 0, tokens = 0, characters = 0;
+    uint64_t number = 0;
+    bool off = tape.off;
+    tape.off = true;
+    for (int w0 = 0; w0 < all && !interrupted; w0 += B) {
+        int Bw = all - w0 < B ? all - w0 : B;
+        for (int b = 0; b < Bw; b++) {
+            window(c, split, (size_t)(w0 + b) * (size_t)(T - 1), T, x + b*T, counted + b*T);
+            counted[b*T] = 0;
+            for (int t = 1; t < T; t++) if (counted[b*T + t]) characters += c->vocab.length[x[b*T + t]];
+        }
+        for (int d = 0; d < (ar ? 1 : draws); d++) {
+            begin_step();
+            Loss loss = ar ? ar_loss(n, x, counted, Bw, T) : draw_loss(n, x, counted, Bw, T, block, RNG_EVAL, number++, 1e-3, 1);
+            real mean;
+            download(&mean, loss.loss->data, sizeof mean);
+            sum += (double)mean * loss.counted, sum2 += (double)mean * (double)mean * loss.counted, tokens += loss.counted;
+        }
+        if (show) progress(w0 + B >= all, "windows %6d/%d | nats per token %.4f", w0 + Bw, all, sum / tokens);
+    }
+    tape.off = off;
+    free(x), free(counted);
+    double mean = sum / tokens, batches = ceil((double)all / B) * (ar ? 1 : draws);
+    return (Result){mean, batches > 1 ? sqrt(fmax(0, sum2 / tokens - mean*mean) / (batches - 1)) : 0, sum / (ar ? 1 : draws) / characters / log(2), (long)(tokens / (ar ? 1 : draws))};
+}
+
+// ---- 8. as coded --------------------------------------------------------------------------------------------------------------
+// What only the official code does; needed to reproduce its numbers, never used in training.
+
+// The official loss weighs every masked token with 1 instead of 1/tau as soon as clip_min > 0.5.
+static double coded_weight(double tau, double clip_min) { return clip_min > 0.5 ? 1 : nelbo_weight(tau); }
+
+// The level as the official network would be shown it: sigma = -log(1 - p), cut at log 1000.
+static double coded_sigma(double tau) { return fmin(-log1p(-mask_prob(tau)), log(1000)); }
+
+#include "tests/check_bd3lm.h"  // brings: run_check(), the glue between golden files and the functions above
+
+// ---- 9. command line ----------------------------------------------------------------------------------------------------------
+
+static bool is_ar(void) {
+    if (!strcmp(opt.objective, "ar")) return true;
+    if (strcmp(opt.objective, "bd3")) die("--objective %s: bd3 or ar", opt.objective);
+    return false;
+}
+
+static NetConfig net_config(const Vocabulary *v) {
+    if (opt.length % opt.block) die("--block %d does not divide --length %d", opt.block, opt.length);
+    if (opt.width % opt.heads) die("--heads %d do not divide --width %d", opt.heads, opt.width);
+    if (opt.clip_min > opt.clip_max) die("--clip-min %g is larger than --clip-max %g", opt.clip_min, opt.clip_max);
+    return (NetConfig){opt.layers, opt.width, opt.heads, opt.cond, v->size, v->mask, !is_ar(), 256, 4, 10000, 1e-5};
+}
+
+static const char *checkpoint_path(void) { return path_in(opt.out, "bd3lm.safetensors"); }
+
+// Options and corpus of the checkpoint in --out. Ends the program if there is none.
+static SafeTensors open_checkpoint(Corpus *corpus, int *step_done, const char *may_change) {
+    const char *path = checkpoint_path();
+    if (!exists(path)) die("%s: no checkpoint (./bd3lm train --out %s makes one)", path, opt.out);
+    SafeTensors st = st_open(path);
+    *step_done = checkpoint_options(&st, path, options, may_change);
+    const StTensor *m = st_find(&st, "vocab.merges");
+    size_t n = m ? m->count / 2 : 0;
+    int (*merge)[2] = (int (*)[2])NEW(int, 2*n + 2);
+    for (size_t i = 0; i < 2*n; i++) merge[i / 2][i % 2] = (int)st_number(m, i);
+    *corpus = corpus_load(opt.data, (const int (*)[2])merge, (int)n);
+    free(merge);
+    return st;
+}
+
+// one optimiser step; returns the loss, and the norm of the gradient
+static double train_step(Net *n, const Corpus *c, int step, int *x, int *counted, double *norm) {
+    begin_step();
+    draw_batch(c, step, opt.batch, opt.length, x, counted);
+    zero_grad(&n->ps);
+    n->drop = (Dropout){opt.dropout, (uint64_t)opt.seed, stream_of(RNG_DROPOUT, (uint64_t)step << 16)};
+    Loss loss = is_ar() ? ar_loss(n, x, counted, opt.batch, opt.length)
+                        : draw_loss(n, x, counted, opt.batch, opt.length, opt.block, RNG_LEVEL, (uint64_t)step, opt.clip_min, opt.clip_max);
+    real value;
+    download(&value, loss.loss->data, sizeof value);
+    backward(loss.loss, PARAMS);
+    *norm = grad_norm(&n->ps);
+    if (!dry && !(isfinite(value) && isfinite(*norm))) {
+        const char *what, *name = first_not_finite(&n->ps, &what);
+        die("step %d: loss %g, gradient norm %g: the first tensor that is not finite is the %s %s (try a smaller --lr)", step, (double)value, *norm, what, name ? name : "?");
+    }
+    params_update(&n->ps, (AdamW){.lr = opt.lr * (opt.warmup ? fmin(1, (double)step / opt.warmup) : 1), .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8,
+                                  .max_norm = opt.clip, .ema = opt.ema, .step = step});
+    n->drop.p = 0;
+    return (double)value;
+}
+
+static int run_train(int files, char **file) {
+    (void)files, (void)file;
+    set_up();
+    const char *path = checkpoint_path();
+    Corpus corpus;
+    SafeTensors st = {0};
+    int done = 0;
+    if (opt.resume) st = open_checkpoint(&corpus, &done, "steps");
+    else {
+        if (exists(path) && !opt.force) die("%s is there already: --resume goes on, --force overwrites it, --out names another place", path);
+        corpus = corpus_load(opt.data, NULL, 0);
+    }
+    NetConfig c = net_config(&corpus.vocab);
+    int B = opt.batch, T = opt.length;
+    if (corpus.n[TRAIN] < (size_t)T) die("%s: %zu training symbols are fewer than --length %d", opt.data, corpus.n[TRAIN], T);
+    print_configuration("train", options);
+    printf("data: %zu characters, %zu training symbols (%.2f characters each), V=%d\n", corpus.size, corpus.n[TRAIN],
+           (double)corpus.characters[TRAIN] / (double)corpus.n[TRAIN], c.V);
+
+    // memory: once dry, then for real
+    int *x = NEW(int, B*T), *counted = NEW(int, B*T);
+    double norm;
+    begin_dry_run();
+    Net n = net_create(c, true, (uint64_t)opt.seed, T, 0, 0);
+    train_step(&n, &corpus, 1, x, counted, &norm);
+    net_free(&n);
+    end_dry_run(true);
+    n = net_create(c, true, (uint64_t)opt.seed, T, 0, 0);
+    printf("network: %zu parameters\n", params_count(&n.ps));
+    if (opt.resume) { checkpoint_resume(&st, path, &n.ps); st_free(&st); }
+
+    make_directory(opt.out);
+    FILE *log = fopen(path_in(opt.out, "log.csv"), opt.resume ? "a" : "w");
+    if (!log) die("cannot write %s: %s", path_in(opt.out, "log.csv"), strerror(errno));
+    if (!opt.resume) fprintf(log, "step,loss,grad_norm,seconds\n");
+    catch_signals();
+    double start = seconds(), loss = 0, recent = 0;
+    int first = done, seen = 0;
+    while (done < opt.steps && !interrupted) {
+        loss = train_step(&n, &corpus, ++done, x, counted, &norm);
+        recent += (loss - recent) / (++seen < 50 ? seen : 50);      // mean of about the last fifty
+        double spent = seconds() - start, rate = (done - first) / spent;
+        fprintf(log, "%d,%.6g,%.6g,%.2f\n", done, loss, norm, spent);
+        progress(done == opt.steps || interrupted, "step %6d/%d | loss %.4f | gnorm %6.3f | %7.0f tokens/s | %4.0f s left", done, opt.steps, recent, norm,
+                 rate * B * T, (opt.steps - done) / rate);
+    }
+    fclose(log);
+    double spent = seconds() - start;
+    checkpoint_save(path, &n.ps, options, done, "vocab.merges", &corpus.vocab.merge[0][0], (size_t)corpus.vocab.merges * 2);
+    printf("train: steps=%d loss=%.4f parameters=%zu tokens_per_s=%.0f seconds=%.1f\n", done, recent, params_count(&n.ps), (double)(done - first) * B * T / spent, spent);
+    net_free(&n);
+    corpus_free(&corpus);
+    free(x), free(counted);
+    return 0;
+}
+
+static int run_eval(int files, char **file) {
+    (void)files, (void)file;
+    set_up();
+    int done;
+    Corpus corpus;
+    SafeTensors st = open_checkpoint(&corpus, &done, "data seed batch");
+    NetConfig c = net_config(&corpus.vocab);
+    const char *names[] = {"train", "validation", "test"};
+    int split = 0;
+    while (split < 3 && strcmp(opt.split, names[split])) split++;
+    if (split == 3) die("--split %s: train, validation or test", opt.split);
+    if (!corpus.n[split]) die("%s: no symbols in the %s part", opt.data, opt.split);
+    print_configuration("eval", options);
+    begin_dry_run();
+    Net n = net_create(c, false, 0, opt.length, 0, 0);
+    evaluate(&n, &corpus, split, opt.batch, opt.length, opt.block, is_ar(), 1, 0, false);
+    net_free(&n);
+    end_dry_run(true);
+    n = net_create(c, false, 0, opt.length, 0, 0);
+    checkpoint_read(&st, checkpoint_path(), &n.ps, "ema.", n.ps.data);
+    st_free(&st);
+    Result r = evaluate(&n, &corpus, split, opt.batch, opt.length, opt.block, is_ar(), opt.draws, 0, true);
+    printf("eval: split=%s tokens=%ld nats=%.4f stderr=%.4f ppl=%.3f bits_per_char=%.4f\n", opt.split, r.tokens, r.nats, r.error, exp(r.nats), r.bits_per_char);
+    net_free(&n);
+    corpus_free(&corpus);
+    return 0;
+}
+
+// --watch: on a terminal the current line is redrawn in place; in a pipe every state is a line of its own.
+static const Vocabulary *watch_vocab;
+static void watch(const Sampler *s, int start, int end) {
+    static char text[1 << 16], line[256];
+    static size_t printed;                              // bytes of text that stand on finished lines
+    size_t n = decode(watch_vocab, s->x, (size_t)start, "", text), from = n;
+    while (from > 0 && text[from - 1] != '\n' && n - from < 4096) from--;
+    if (from < printed) from = printed;
+    while (n - from > 76) {                             // a full line: break it at a space and leave it
+        size_t cut = from + 76;
+        while (cut > from && text[cut] != ' ') cut--;
+        if (cut == from) cut = from + 76;
+        if (isatty(STDOUT_FILENO)) printf("\r\033[K%.*s\n", (int)(cut - from), text + from);
+        from = printed = cut + (text[cut] == ' ');
+    }
+    char *block = text + n + 1;
+    decode(watch_vocab, s->x + start, (size_t)(end - start < 256 ? end - start : 256), "\u2591", block);
+    for (char *p = text + from; p < text + n; p++) if (*p == '\n') *p = ' ';
+    for (char *p = block; *p; p++) if (*p == '\n') *p = ' ';
+    snprintf(line, sizeof line, "%s", text + from);
+    printf(isatty(STDOUT_FILENO) ? "\r\033[K%s%s" : "%s%s\n", line, block);
+    fflush(stdout);
+    if (isatty(STDOUT_FILENO)) usleep(20000);
+}
+
+static int run_sample(int files, char **file) {
+    (void)files, (void)file;
+    set_up();
+    int done;
+    Corpus corpus;
+    SafeTensors st = open_checkpoint(&corpus, &done, "data seed");
+    NetConfig c = net_config(&corpus.vocab);
+    Vocabulary *v = &corpus.vocab;
+    size_t prompt_size = strlen(opt.prompt);
+    char *prompt = strdup(opt.prompt);
+    if (!strcmp(opt.charset, "text8")) {
+        for (size_t i = 0; i < prompt_size; i++)
+            if (prompt[i] != ' ' && !(prompt[i] >= 'a' && prompt[i] <= 'z')) die("--prompt: '%c' is not a symbol of text8 (a..z and space)", prompt[i]);
+    }
+    int *prompt_id = NEW(int, prompt_size + 1), prompts = (int)encode(v, prompt, prompt_size, prompt_id);
+    bool ar = is_ar(), one_block = !ar && opt.block == opt.length;
+    int block = ar ? 1 : opt.block, B = opt.samples, chars = opt.characters;
+    int L = (1 + prompts + chars + block - 1) / block * block;         // a token is at least one character
+    if (one_block) L = opt.length;
+    if (1 + prompts > L) die("--prompt: %d tokens are more than the %d of one sequence", prompts, L - 1);
+    Sampler s = {.B = B, .L = L, .block = block, .top = opt.nucleus, .rng = rng((uint64_t)opt.seed, RNG_SAMPLE, 0)};
+    int W = L < opt.length ? L : opt.length;
+    s.x = NEW(int, (size_t)B * (size_t)L), s.pick = NEW(int, B);
+    tape.off = true;
+
+    begin_dry_run();
+    Net n = net_create(c, false, 0, L, B, W);
+    s.net = &n;
+    forward_cached(&s, 0, block, s.pick);
+    net_free(&n);
+    end_dry_run(true);
+    n = net_create(c, false, 0, L, B, W);
+    checkpoint_read(&st, checkpoint_path(), &n.ps, "ema.", n.ps.data);
+    st_free(&st);
+    print_configuration("sample", options);
+    for (size_t i = 0; i < (size_t)B * (size_t)L; i++) s.x[i] = v->mask;
+    for (int b = 0; b < B; b++) {
+        s.x[(size_t)b*(size_t)L] = v->bos;
+        memcpy(s.x + (size_t)b*(size_t)L + 1, prompt_id, (size_t)prompts * sizeof(int));
+    }
+    s.forwards = 0;
+    watch_vocab = v;
+    s.watch = opt.watch ? watch : NULL;
+
+    // blocks from left to right until every text is long enough
+    char **text = NEW(char *, B);
+    size_t *size = NEW(size_t, B), shortest = 0;
+    for (int b = 0; b < B; b++) text[b] = NEW(char, (size_t)L * 64 + 1);
+    double start = seconds();
+    for (int at = 0; at < L && shortest < (size_t)chars; at += block) {
+        if (!ar) sample_block(&s, at); else if (at) sample_next(&s, at);
+        shortest = SIZE_MAX;
+        for (int b = 0; b < B; b++) {
+            size[b] = decode(v, s.x + (size_t)b*(size_t)L, (size_t)(at + block), "", text[b]);
+            if (size[b] > (size_t)chars) size[b] = (size_t)chars, text[b][chars] = 0;
+            if (size[b] < shortest) shortest = size[b];
+        }
+    }
+    double spent = seconds() - start;
+    if (opt.watch) printf("\n\n");
+    size_t total = 0;
+    for (int b = 0; b < B; b++) {
+        if (B > 1) printf("--- %d\n", b + 1);
+        printf("%s\n", text[b]);
+        total += size[b];
+    }
+    char more[512] = "";
+    if (opt.quality) {                                  // the same number of pieces of the same size from the test part, evenly spread
+        size_t from, to, train_from, train_to, *held_size = NEW(size_t, B);
+        char **held = NEW(char *, B);
+        text_split(corpus.size, TEST, &from, &to);
+        text_split(corpus.size, TRAIN, &train_from, &train_to);
+        for (int b = 0; b < B; b++) {
+            held[b] = corpus.text + from + (to - from) / (size_t)B * (size_t)b;
+            held_size[b] = (size_t)(corpus.text + to - held[b]) < (size_t)chars ? (size_t)(corpus.text + to - held[b]) : (size_t)chars;
+        }
+        Quality q = text_quality(text, size, B, corpus.text, train_to), h = text_quality(held, held_size, B, corpus.text, train_to);
+        printf("held-out text, cut the same way: known_words=%.3f entropy=%.3f distinct2=%.3f longest_copy=%d\n", h.known_words, h.entropy, h.distinct2, h.longest_copy);
+        snprintf(more, sizeof more, " known_words=%.3f entropy=%.3f distinct2=%.3f longest_copy=%d", q.known_words, q.entropy, q.distinct2, q.longest_copy);
+        free(held), free(held_size);
+    }
+    printf("sample: samples=%d characters=%zu nfe=%ld forwards=%ld%s characters_per_s=%.0f seconds=%.1f\n", B, total, s.nfe, s.forwards, more, (double)total / spent, spent);
+    for (int b = 0; b < B; b++) free(text[b]);
+    free(text), free(size), free(s.x), free(s.pick), free(prompt), free(prompt_id);
+    net_free(&n);
+    corpus_free(&corpus);
+    return 0;
+}
+
+static const Verb verbs[] = {
+    {"train", "", "Trains a model on a text file.", run_train},
+    {"eval", "", "Bound on the negative log-likelihood of held-out text (exact for --objective ar).", run_eval},
+    {"sample", "", "Writes text with a trained model.", run_sample},
+    {"check", "FILE... ", "Recomputes golden files of the official code.", run_check},
+    {0},
+};
+
+#ifndef TESTING
+int main(int argc, char **argv) { return run_command(argc, argv, verbs, options); }
+#endif

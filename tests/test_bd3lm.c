@@ -1,0 +1,341 @@
+// test_bd3lm.c: the method's equalities. Compiled twice: in double (gradients, sharp bounds) and in float with the fast kernels (the bits that programs run).
+#define TESTING
+#include "../bd3lm.c"
+#include "check.h"
+
+static const double TIGHT = REAL_IS_DOUBLE ? 1e-10 : 2e-5;
+
+// A small network with odd sizes and nothing zero: also the gates and the output layer are random.
+static NetConfig small(int V, bool adaln) { return (NetConfig){2, 10, 2, 3, V, V - 1, adaln, 6, 3, 100, 1e-5}; }
+
+static void all_random(Net *n, uint64_t seed) {
+    real *x = NEW(real, n->ps.size);
+    Rng r = rng(seed, RNG_INIT, 999);
+    for (size_t i = 0; i < n->ps.size; i++) x[i] = (real)(1.2*uniform(&r) - 0.6);
+    upload(n->ps.data, x, n->ps.size * sizeof(real));
+    free(x);
+}
+
+// Enough memory for any test below: persistent for the network, step for a large pass.
+static Net open_net(NetConfig c, int P, int cache_B, int W, uint64_t seed) {
+    Net n = {0};
+    begin_dry_run();
+    n = net_create(c, true, seed, P, cache_B, W);
+    net_free(&n);
+    arena_take(&step, 32 << 20);
+    end_dry_run(false);
+    n = net_create(c, true, seed, P, cache_B, W);
+    all_random(&n, seed);
+    return n;
+}
+
+static real *to_host(const real *device, size_t n) { real *x = NEW(real, n); download(x, device, n * sizeof(real)); return x; }
+
+// ---- gradient of the whole loss against central differences ---------------------------------------------------------------------
+static Loss whole_loss(Net *n, int kind, const int *x, const int *x_tau, const double *w, const int *counted) {
+    begin_step();
+    n->drop = (Dropout){kind == 2 ? 0.3 : 0, 5, 6};
+    return kind == 3 ? ar_loss(n, x, counted, 2, 6) : bd3_loss(n, x, x_tau, w, counted, 2, 6, kind == 1 ? 6 : 2);
+}
+static void test_gradients(void) {
+    for (int kind = 0; kind < 4; kind++) {               // doubled, one block, doubled with dropout, AR
+        Net n = open_net(small(7, kind != 3), 6, 0, 0, 3);
+        int x[12] = {5, 1, 2, 3, 4, 0, 5, 0, 0, 1, 3, 2}, x_tau[12] = {5, 6, 2, 6, 6, 0, 5, 6, 6, 1, 6, 2}, counted[12] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0};
+        double w[6] = {1.3, 2.5, 1.1, 4, 1.7, 2.2};
+        zero_grad(&n.ps);
+        backward(whole_loss(&n, kind, x, x_tau, w, counted).loss, PARAMS);
+        tape.off = true;
+        for (int i = 0; i < n.ps.n; i++) {
+            Tensor *t = &n.ps.list[i]->t;
+            real *g = to_host(t->grad, count(t)), *p = to_host(t->data, count(t));
+            double worst = 0, largest = 0;
+            for (size_t j = 0; j < count(t); j++) {
+                real old = p[j], f[2];
+                for (int s = 0; s < 2; s++) {
+                    p[j] = old + (real)(s ? -1e-5 : 1e-5);
+                    upload(t->data, p, count(t) * sizeof(real));
+                    download(&f[s], whole_loss(&n, kind, x, x_tau, w, counted).loss->data, sizeof(real));
+                }
+                p[j] = old;
+                upload(t->data, p, count(t) * sizeof(real));
+                double diff = fabs((double)(f[0] - f[1]) / 2e-5 - (double)g[j]);
+                worst = diff <= worst ? worst : diff;
+                largest = fmax(largest, fabs((double)g[j]));
+            }
+            CHECK(largest > 0 && worst / largest <= 1e-7, "kind %d, d %s: %g of %g", kind, t->name, worst, largest);
+            free(g), free(p);
+        }
+        tape.off = false;
+        net_free(&n);
+    }
+}
+
+// ---- doubled pass == two passes ---------------------------------------------------------------------------------------------------
+// Reference for one block: [clean blocks before it | noisy block] as a sequence of its own. Its rows see what the paper's two passes show them.
+static View one_block_view(const int *x, const int *x_tau, int block, int b) {
+    int S = (b + 1) * block, *id = HOST(int, S), *position = HOST(int, S);
+    Span *span = HOST(Span, S);
+    for (int i = 0; i < S; i++) {
+        id[i] = i < b*block ? x[i] : x_tau[i];
+        position[i] = i;
+        span[i] = (Span){.lo = {0}, .hi = {(i / block + 1) * block}};
+    }
+    return (View){1, S, -1, id, position, span};
+}
+
+static void test_two_passes(void) {
+    enum { T = 12 };
+    NetConfig c = small(9, true);
+    int x[T] = {7, 1, 2, 3, 4, 0, 5, 6, 0, 1, 3, 2}, x_tau[T] = {7, 8, 2, 8, 4, 8, 8, 8, 0, 1, 8, 2}, counted[T], sizes[] = {1, 2, 3, 4, 6};
+    for (int t = 0; t < T; t++) counted[t] = 1;
+    for (int s = 0; s < 5; s++) {
+        int block = sizes[s], V = c.V;
+        Net n = open_net(c, T, 1, T, 4);
+        double w[T];
+        for (int b = 0; b < T / block; b++) w[b] = 1 + 0.3*b;
+
+        begin_step();
+        zero_grad(&n.ps);
+        Loss loss = bd3_loss(&n, x, x_tau, w, counted, 1, T, block);
+        real *doubled = to_host(loss.logits->data, (size_t)T * (size_t)V);
+        backward(loss.loss, PARAMS);
+        real *g = to_host(n.ps.grad, n.ps.size);
+
+        // gradients: the blocks one by one, each its own sequence
+        zero_grad(&n.ps);
+        for (int b = 0; b < T / block; b++) {
+            begin_step();
+            int row[T], target[T];
+            double weight[T];
+            for (int t = 0; t < block; t++) row[t] = b*block + t, target[t] = x[b*block + t], weight[t] = x_tau[b*block + t] == c.mask ? w[b] : 0;
+            Tensor *row_loss, *logits = forward(&n, one_block_view(x, x_tau, block, b), row, block);
+            real *got = to_host(logits->data, (size_t)block * (size_t)V);
+            for (int i = 0; i < block * V; i++) CHECK_CLOSE("logits, block by block", got[i], doubled[b*block*V + i], TIGHT);
+            free(got);
+            backward(cross_entropy(logits, to_device(target, (size_t)block * sizeof(int)), to_device(weight, (size_t)block * sizeof(double)), 1.0/T, c.mask, &row_loss), PARAMS);
+        }
+        real *h = to_host(n.ps.grad, n.ps.size);
+        double largest = 0, worst = 0;
+        for (size_t i = 0; i < n.ps.size; i++) {
+            double diff = fabs((double)(g[i] - h[i]));
+            largest = fmax(largest, fabs((double)g[i]));
+            worst = diff <= worst ? worst : diff;
+        }
+        CHECK(largest > 0 && worst <= largest * (REAL_IS_DOUBLE ? 1e-11 : 1e-4), "gradients, block %d: %g of %g", block, worst, largest);
+
+        // values: literally two passes. Pass 1, clean: keys and values of every block; pass 2: each noisy block against them
+        tape.off = true;
+        for (int b = 0; b < T / block; b++) {
+            for (int clean = 0; clean < 2; clean++) {
+                begin_step();
+                int row[T], position[T];
+                Span span[T];
+                for (int t = 0; t < block; t++) row[t] = t, position[t] = b*block + t, span[t] = (Span){.lo = {0}, .hi = {(b + 1) * block}};
+                Tensor *logits = forward(&n, (View){1, block, b*block, (clean ? x : x_tau) + b*block, position, span}, row, clean ? 0 : block);
+                if (clean) continue;
+                real *got = to_host(logits->data, (size_t)block * (size_t)V);
+                for (int i = 0; i < block * V; i++) CHECK_CLOSE("logits, two passes", got[i], doubled[b*block*V + i], TIGHT);
+                free(got);
+            }
+        }
+        tape.off = false;
+        free(doubled), free(g), free(h);
+        net_free(&n);
+    }
+}
+
+// ---- who influences whom, to the bit ----------------------------------------------------------------------------------------------
+static void test_influence(void) {
+    enum { T = 12, BLOCK = 3 };
+    NetConfig c = small(9, true);
+    Net n = open_net(c, T, 0, 0, 5);
+    int x[T] = {7, 1, 2, 3, 4, 0, 5, 6, 0, 1, 3, 2}, x_tau[T] = {7, 8, 2, 8, 4, 8, 8, 8, 0, 1, 8, 2}, counted[T];
+    double w[T / BLOCK] = {1, 1, 1, 1};
+    for (int t = 0; t < T; t++) counted[t] = 1;
+    tape.off = true;
+    begin_step();
+    real *base = to_host(bd3_loss(&n, x, x_tau, w, counted, 1, T, BLOCK).logits->data, (size_t)T * (size_t)c.V);
+    for (int t = 0; t < T; t++)
+        for (int half = 0; half < 2; half++) {           // change one clean, then one noisy token
+            int *y = half ? x_tau : x, old = y[t];
+            y[t] = (old + 1) % 8;
+            begin_step();
+            real *got = to_host(bd3_loss(&n, x, x_tau, w, counted, 1, T, BLOCK).logits->data, (size_t)T * (size_t)c.V);
+            y[t] = old;
+            for (int b = 0; b < T / BLOCK; b++) {
+                size_t from = (size_t)(b * BLOCK * c.V);
+                bool same = !memcmp(got + from, base + from, (size_t)(BLOCK * c.V) * sizeof(real)), sees = half ? b == t / BLOCK : b > t / BLOCK;
+                CHECK(same != sees, "%s token %d, noisy block %d: %s", half ? "noisy" : "clean", t, b, same ? "unchanged" : "changed");
+            }
+            free(got);
+        }
+    free(base);
+    tape.off = false;
+    net_free(&n);
+}
+
+// ---- block 1, everything masked == the model's own sequential likelihood ------------------------------------------------------------
+static void test_block_one(void) {
+    enum { T = 9 };
+    Net n = open_net(small(9, true), T, 1, T, 6);
+    int x[T] = {7, 1, 2, 3, 4, 0, 5, 6, 0}, x_tau[T], counted[T];
+    double u[T], tau[T], w[T], sum = 0, log_p[9];
+    for (int t = 0; t < T; t++) u[t] = 0.999 * t / T, counted[t] = t > 0;
+    draw_levels(tau, u, 1, T, 1, 1, true);
+    corrupt(x_tau, x, tau, u, n.c.mask, 1, T, 1, true);
+    for (int t = 0; t < T; t++) { w[t] = nelbo_weight(tau[t]); CHECK(x_tau[t] == (t ? n.c.mask : x[t]) && w[t] == 1, "position %d", t); }
+    tape.off = true;
+    begin_step();
+    real loss;
+    download(&loss, bd3_loss(&n, x, x_tau, w, counted, 1, T, 1).loss->data, sizeof loss);
+
+    int state[T], pick = 0;                              // the sampler's own pass: MASK at t, clean tokens in the cache
+    Sampler s = {.net = &n, .B = 1, .L = T, .block = 1, .x = state, .pick = &pick};
+    for (int t = 0; t < T; t++) {
+        memcpy(state, x, sizeof state);
+        state[t] = n.c.mask;
+        if (t) { subs_log_probs(log_p, forward_cached(&s, t, 1, &pick), n.c.V, n.c.mask, n.c.mask); sum -= log_p[x[t]]; }
+        state[t] = x[t];
+        forward_cached(&s, t, 1, NULL);
+    }
+    CHECK_CLOSE("block 1 = sequential likelihood", loss, sum / (T - 1), TIGHT);
+    tape.off = false;
+    net_free(&n);
+}
+
+// ---- toy world by enumeration: V = 3 (two symbols and MASK), T = 4 -------------------------------------------------------------------
+enum { TT = 4 };
+// -log p(x_i) at the masked rows of block b when the rows of `masked` (bits) are MASK
+static void toy_nll(Net *n, const int *x, int block, int b, int masked, double nll[TT]) {
+    int x_tau[TT], row[TT];
+    for (int t = 0; t < TT; t++) x_tau[t] = masked >> t & 1 ? n->c.mask : x[t], row[t] = b*block + t;
+    begin_step();
+    real *logits = to_host(forward(n, one_block_view(x, x_tau, block, b), row, block)->data, (size_t)(block * 3));
+    for (int t = 0; t < block; t++) {
+        double log_p[3];
+        subs_log_probs(log_p, logits + 3*t, 3, n->c.mask, x_tau[b*block + t]);
+        nll[t] = -log_p[x[b*block + t]];
+    }
+    free(logits);
+}
+
+static void test_toy(void) {
+    Net n = open_net(small(3, true), TT, 2000, TT, 8);
+    tape.off = true;
+    for (int block = 1; block <= TT; block *= 2) {
+        double total = 0, p_of[16], gap = 0;
+        for (int code = 0; code < 16; code++) {
+            int x[TT];
+            double bound = 0, log_p = 0;
+            for (int t = 0; t < TT; t++) x[t] = code >> t & 1;
+            for (int b = 0; b < TT / block; b++) {
+                // NELBO of the block: every set of k masks has the probability integral of tau^(k-1) (1-tau)^(block-k) = (k-1)! (block-k)! / block!
+                // law of the sampler: p(set) = mean over the next position i of p(x_i | rest) p(set without i)
+                double p[16] = {1};
+                for (int set = 1; set < 1 << block; set++) {
+                    double nll[TT];
+                    int k = __builtin_popcount((unsigned)set);
+                    toy_nll(&n, x, block, b, set << b*block, nll);
+                    for (int i = 0; i < block; i++) {
+                        if (!(set >> i & 1)) continue;
+                        bound += nll[i] * tgamma(k) * tgamma(block - k + 1) / tgamma(block + 1);
+                        p[set] += exp(-nll[i]) * p[set & ~(1 << i)] / k;
+                    }
+                }
+                log_p += log(p[(1 << block) - 1]);
+            }
+            CHECK(bound >= -log_p - 1e-6, "block %d, x %d: bound %g below %g", block, code, bound, -log_p);
+            if (block == 1) CHECK_CLOSE("bound = likelihood at block 1", bound, -log_p, 1e-6);
+            gap += bound + log_p;
+            total += p_of[code] = exp(log_p);
+        }
+        CHECK_CLOSE("sum of p(x)", total, 1, 1e-5);
+        CHECK(block == 1 || gap > 1e-4, "block %d: no gap, the test proves nothing", block);
+
+        // the sampler draws from that law: counts within five standard deviations
+        enum { N = 2000, ROUNDS = 5 };
+        int *x = NEW(int, N * TT), *pick = NEW(int, N), counts[16] = {0};
+        for (int round = 0; round < ROUNDS; round++) {
+            Sampler s = {.net = &n, .B = N, .L = TT, .block = block, .x = x, .pick = pick, .top = 1, .rng = rng(1, RNG_SAMPLE, (uint64_t)(round + 10*block))};
+            for (int i = 0; i < N * TT; i++) x[i] = n.c.mask;
+            for (int at = 0; at < TT; at += block) sample_block(&s, at);
+            for (int i = 0; i < N; i++) counts[x[4*i] + 2*x[4*i + 1] + 4*x[4*i + 2] + 8*x[4*i + 3]]++;
+            CHECK(s.nfe == TT && s.forwards == TT + TT/block - 1, "nfe %ld forwards %ld", s.nfe, s.forwards);
+        }
+        for (int code = 0; code < 16; code++)
+            CHECK_CLOSE("share of a sample", counts[code] / (double)(N * ROUNDS), p_of[code], 5 * sqrt(p_of[code] / (N * ROUNDS)));
+        free(x), free(pick);
+    }
+    tape.off = false;
+    net_free(&n);
+}
+
+// ---- pieces of the method -----------------------------------------------------------------------------------------------------------
+static void test_pieces(void) {
+    // what a row may see for L = 6, L' = 2 (the case of the paper's Figure 3), drawn by hand: noisy | clean
+    const char *figure[12] = {
+        "##.... ......", "##.... ......", "..##.. ##....", "..##.. ##....", "....## ####..", "....## ####..",
+        "...... ##....", "...... ##....", "...... ####..", "...... ####..", "...... ######", "...... ######"};
+    for (int i = 0; i < 12; i++) {
+        Span s = attends(i, 6, 2);
+        for (int j = 0; j < 12; j++) {
+            bool sees = (j >= s.lo[0] && j < s.hi[0]) || (j >= s.lo[1] && j < s.hi[1]);
+            CHECK(sees == (figure[i][j + (j > 5)] == '#'), "row %d, key %d", i, j);
+        }
+    }
+    long pairs = 0;                                      // L^2 + L L' of them
+    for (int i = 0; i < 80; i++) { Span s = attends(i, 40, 5); pairs += s.hi[0] - s.lo[0] + s.hi[1] - s.lo[1]; }
+    CHECK(pairs == 40*40 + 40*5, "%ld", pairs);
+
+    // levels: one in every stratum, stretched over the clipping interval
+    double u[12], tau[12];
+    Rng r = rng(1, RNG_LEVEL, 0);
+    for (int i = 0; i < 12; i++) u[i] = uniform(&r);
+    draw_levels(tau, u, 3, 4, 0.2, 0.8, true);
+    for (int i = 0; i < 12; i++) CHECK(tau[i] >= 0.2 + 0.05*i && tau[i] <= 0.2 + 0.05*(i + 1), "level %d: %g", i, tau[i]);
+
+    // nucleus: the token that crosses the threshold is dropped, the first is always kept
+    double p[4] = {0.2, 0.5, 0.05, 0.25}, q[4] = {0.2, 0.5, 0.05, 0.25};
+    Ranked scratch[4];
+    nucleus(p, 4, 0.8, scratch);
+    CHECK_CLOSE("nucleus", p[1], 0.5 / 0.75, 1e-15);
+    CHECK_CLOSE("nucleus", p[3], 0.25 / 0.75, 1e-15);
+    CHECK(p[0] == 0 && p[2] == 0, "%g %g", p[0], p[2]);
+    nucleus(q, 4, 0.1, scratch);
+    CHECK(q[1] == 1 && q[0] == 0 && q[2] == 0 && q[3] == 0, "greedy");
+
+    // SUBS: MASK is impossible, an uncovered token is certain
+    real logits[4] = {1, 2, 30, 0};
+    double log_p[4], sum = 0;
+    subs_log_probs(log_p, logits, 4, 2, 2);
+    for (int v = 0; v < 4; v++) sum += exp(log_p[v]);
+    CHECK(log_p[2] == -INFINITY, "%g", log_p[2]);
+    CHECK_CLOSE("SUBS adds up to one", sum, 1, 1e-12);
+    subs_log_probs(log_p, logits, 4, 2, 3);
+    CHECK(log_p[3] == 0 && log_p[0] == -INFINITY && log_p[1] == -INFINITY, "carry over");
+
+    // at the start every prediction is uniform over V - 1 symbols, and every layer the identity
+    NetConfig c = small(9, true);
+    Net n = {0};
+    for (int pass = 0; pass < 2; pass++) {
+        if (!pass) begin_dry_run(); else end_dry_run(false);
+        if (pass) net_free(&n);
+        n = net_create(c, true, 1, 4, 0, 0);
+        begin_step();
+        int x[4] = {7, 1, 2, 3}, x_tau[4] = {7, 8, 8, 8}, counted[4] = {0, 1, 1, 1};
+        real loss;
+        download(&loss, bd3_loss(&n, x, x_tau, (double[]){1, 1}, counted, 1, 4, 2).loss->data, sizeof loss);
+        if (pass) CHECK_CLOSE("loss at the start", loss, log(8), 1e-6);
+    }
+    net_free(&n);
+}
+
+int main(void) {
+    test_pieces();
+    if (REAL_IS_DOUBLE) test_gradients();
+    test_two_passes();
+    test_influence();
+    test_block_one();
+    test_toy();
+    return finish(REAL_IS_DOUBLE ? "test_bd3lm (double)" : "test_bd3lm (float, fast kernels)");
+}
