@@ -1,0 +1,74 @@
+# A menu. The two commands that most people need:
+#   make demo      sets everything up, trains a small block diffusion model and prints what it writes (two minutes on two cores)
+#   make test      proves the programs right (three minutes)
+# Variables: CC=clang  OMP=0 (no OpenMP)  NVCC= (no CUDA)  ARCH= (baseline instructions, runs on any machine of this family)
+
+CC     = gcc
+BUILD  = build
+ARCH   = $(if $(call accepts,-march=native),-march=native)
+CFLAGS = -std=gnu11 -O3 -Wall -Wextra -fno-math-errno $(ARCH) $(OPENMP)
+LDLIBS = -lm
+
+# yes if the compiler takes these flags and links
+accepts = $(shell echo 'int main(void){return 0;}' | $(CC) $(1) -x c - -o /dev/null 2>/dev/null && echo yes)
+OMP     ?= $(if $(call accepts,-fopenmp -include omp.h),1,0)
+OPENMP   = $(if $(filter 1,$(OMP)),-fopenmp,-fopenmp-simd -Wno-unknown-pragmas)
+NVCC    ?= $(shell command -v nvcc 2>/dev/null)
+$(info [build] CC=$(CC) $(shell $(CC) -dumpversion 2>/dev/null) OMP=$(OMP) ARCH=$(ARCH) NVCC=$(if $(NVCC),$(NVCC),none))
+
+HEADERS = common.h io.h kernels.h data/text.h tests/check_bd3lm.h
+KERNELS = $(BUILD)/cpu_kernels.o $(BUILD)/cpu_fast.o
+.DELETE_ON_ERROR:
+.PHONY: all setup demo test test-long bench debug data docs-check clean
+
+# every program                                              make -j2 all CC=clang
+all: bd3lm
+
+bd3lm: bd3lm.c $(HEADERS) $(KERNELS) $(BUILD)/flags
+	$(CC) $(CFLAGS) bd3lm.c $(KERNELS) -o $@ $(LDLIBS)
+
+$(BUILD)/%.o: %.c kernels.h $(BUILD)/flags
+	$(CC) $(CFLAGS) -c $< -o $@
+
+# changes whenever the compiler or a flag changes, and then everything is built again
+$(BUILD)/flags: FORCE
+	@mkdir -p $(BUILD)
+	@echo '$(CC) $(CFLAGS)' | cmp -s - $@ || echo '$(CC) $(CFLAGS)' > $@
+FORCE:
+
+# ---- tests --------------------------------------------------------------------------------------------------------------------
+# The plain kernels in double are the oracle of parity, and let gradients be checked to 1e-7.
+DOUBLE = -Dreal=double
+TESTS  = $(BUILD)/test_common $(BUILD)/test_ops $(BUILD)/test_bd3lm64 $(BUILD)/test_bd3lm $(BUILD)/test_check $(BUILD)/bd3lm64 $(BUILD)/poison
+TEST_HEADERS = $(HEADERS) tests/check.h
+
+$(BUILD)/cpu64.so: cpu_kernels.c kernels.h $(BUILD)/flags
+	$(CC) $(CFLAGS) $(DOUBLE) -fPIC -shared $< -o $@ $(LDLIBS)
+$(BUILD)/cpu64.o: cpu_kernels.c kernels.h $(BUILD)/flags
+	$(CC) $(CFLAGS) $(DOUBLE) -c $< -o $@
+$(BUILD)/parity: tests/parity.c cpu_fast.c $(BUILD)/cpu_kernels.o $(TEST_HEADERS) $(BUILD)/flags
+	$(CC) $(CFLAGS) $< $(BUILD)/cpu_kernels.o -o $@ $(LDLIBS) -ldl
+$(BUILD)/test_ops: tests/test_ops.c $(BUILD)/cpu64.o $(TEST_HEADERS) $(BUILD)/flags
+	$(CC) $(CFLAGS) $(DOUBLE) $< $(BUILD)/cpu64.o -o $@ $(LDLIBS)
+$(BUILD)/test_bd3lm64: tests/test_bd3lm.c bd3lm.c $(BUILD)/cpu64.o $(TEST_HEADERS) $(BUILD)/flags
+	$(CC) $(CFLAGS) $(DOUBLE) $< $(BUILD)/cpu64.o -o $@ $(LDLIBS)
+$(BUILD)/test_%: tests/test_%.c bd3lm.c $(KERNELS) $(TEST_HEADERS) $(BUILD)/flags
+	$(CC) $(CFLAGS) $< $(KERNELS) -o $@ $(LDLIBS)
+$(BUILD)/poison: tests/poison.c io.h $(BUILD)/flags
+	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
+$(BUILD)/bd3lm64: bd3lm.c $(BUILD)/cpu64.o $(HEADERS) $(BUILD)/flags
+	$(CC) $(CFLAGS) $(DOUBLE) $< $(BUILD)/cpu64.o -o $@ $(LDLIBS)
+
+# proves the programs right: kernels, gradients, the method's equalities, golden files, the command line
+test: all $(TESTS) $(BUILD)/parity $(BUILD)/cpu64.so
+	@BUILD=$(BUILD) sh tests/run.sh
+
+# the same under sanitizers, with the fake device, with clang, without OpenMP, for the baseline processor; all golden files of GOLDEN=DIR
+test-long:
+	@CC='$(CC)' sh tests/long.sh
+
+# sanitizers and the fake device: memory of tensors is out of reach except inside kernels and transfers      make debug && ./bd3lm_debug train --steps 2
+DEBUG_CFLAGS = -std=gnu11 -O1 -g -Wall -Wextra -fno-math-errno $(OPENMP) -fsanitize=address,undefined -fno-sanitize-recover=undefined -DFAKE_DEVICE
+debug: bd3lm_debug
+bd3lm_debug: bd3lm.c cpu_kernels.c cpu_fast.c $(HEADERS) $(BUILD)/flags
+	$(CC) $(DEBUG_CFLAGS) bd3lm.c cpu_kernels.c cpu_fast.c -o $@ $(LDLIBS)

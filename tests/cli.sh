@@ -1,0 +1,120 @@
+#!/bin/sh
+# tests/cli.sh SCRATCH: the programs as a user runs them. Training, resuming to the bit, sampling, evaluating, and what bad input gets: one clear line.
+set -u
+BUILD=${BUILD:-build}
+dir=$1/cli
+mkdir -p "$dir"
+passed=0 failed=0
+ok()   { passed=$((passed + 1)); }
+fail() { failed=$((failed + 1)); echo "FAIL  $*"; }
+
+# expect STATUS WORD COMMAND...: exits with STATUS, and prints WORD in exactly one line of stderr (none if STATUS is 0)
+expect() {
+    want=$1 word=$2; shift 2
+    "$@" >"$dir/stdout" 2>"$dir/stderr"
+    status=$?
+    if [ $status -ne "$want" ]; then fail "$*: exit status $status, not $want: $(tail -n 2 "$dir/stderr")"; return; fi
+    if [ "$want" = 0 ]; then ok; return; fi
+    if [ "$(wc -l <"$dir/stderr")" -ne 1 ] || ! grep -q -- "$word" "$dir/stderr"; then fail "$*: '$(cat "$dir/stderr")' lacks '$word' or is not one line"; return; fi
+    ok
+}
+says() { if grep -aq -- "$1" "$dir/stdout"; then ok; else fail "'$1' is not in the output: $(tail -n 3 "$dir/stdout")"; fi; }
+
+# a small corpus and a small network; everything below takes seconds
+cat README.md NOTES.md bd3lm.c common.h >"$dir/text"
+net="--data $dir/text --layers 2 --width 24 --heads 3 --length 24 --block 4 --batch 4 --vocab 40 --cond 5"
+train="./bd3lm train $net --warmup 8 --dropout 0.2 --seed 7"
+
+# ---- train, stop, resume: the same file, byte for byte
+expect 0 '' $train --steps 12 --out "$dir/whole"
+says '^train: steps=12 loss=.* tokens_per_s=.* seconds='
+expect 0 '' $train --steps 12 --out "$dir/again"
+cmp -s "$dir/whole/bd3lm.safetensors" "$dir/again/bd3lm.safetensors" && ok || fail "two runs of one seed differ"
+expect 0 '' $train --steps 5 --out "$dir/part"
+cmp -s "$dir/whole/bd3lm.safetensors" "$dir/part/bd3lm.safetensors" && fail "5 and 12 steps give the same file" || ok
+expect 0 '' ./bd3lm train --resume --steps 12 --out "$dir/part"
+cmp -s "$dir/whole/bd3lm.safetensors" "$dir/part/bd3lm.safetensors" && ok || fail "a resumed run differs from a run in one piece"
+[ "$(wc -l <"$dir/part/log.csv")" -eq 13 ] && ok || fail "log.csv has not a header and 12 lines"
+expect 0 '' $train --steps 12 --seed 8 --out "$dir/other"
+cmp -s "$dir/whole/bd3lm.safetensors" "$dir/other/bd3lm.safetensors" && fail "another seed gives the same file" || ok
+[ -z "$(ls "$dir/whole" | grep part)" ] && ok || fail "a temporary file is left over"
+( ./bd3lm train $net --steps 100000 --out "$dir/stopped" >"$dir/stdout" 2>&1 & pid=$!; sleep 1; kill -INT $pid; wait $pid )
+expect 0 '' ./bd3lm sample --out "$dir/stopped" --chars 20
+
+# ---- the verbs on what was trained
+expect 0 '' ./bd3lm eval --out "$dir/whole"
+says '^eval: split=test tokens=.* nats=.* ppl=.* bits_per_char='
+expect 0 '' ./bd3lm sample --out "$dir/whole" --samples 3 --chars 60 --quality
+says '^sample: samples=3 characters=180 nfe=.* known_words=.* entropy=.* distinct2=.* longest_copy='
+grep -v 'seconds=' "$dir/stdout" >"$dir/one"
+expect 0 '' ./bd3lm sample --out "$dir/whole" --samples 3 --chars 60 --quality --threads 1
+grep -v 'seconds=' "$dir/stdout" | sed 's/threads=1/threads=0/' >"$dir/two"
+cmp -s "$dir/one" "$dir/two" && ok || fail "the same seed writes two texts"
+expect 0 '' ./bd3lm sample --out "$dir/whole" --prompt 'the paper' --chars 40 --watch
+says '^the paper'
+says '░'
+# longer than the training window: positions go on, the cache is a ring
+expect 0 '' ./bd3lm sample --out "$dir/whole" --chars 400 --nucleus 1
+for objective in 'ar --block 1' 'bd3 --block 24' 'bd3 --block 1'; do
+    expect 0 '' $train --force --steps 3 --objective $objective --out "$dir/kind"
+    expect 0 '' ./bd3lm eval --out "$dir/kind" --split validation
+    expect 0 '' ./bd3lm sample --out "$dir/kind" --chars 20 --samples 2 --prompt 'a word'
+done
+expect 0 '' $train --force --steps 3 --charset text8 --vocab 0 --batch 2 --out "$dir/text8"
+says 'V=29'
+expect 0 '' ./bd3lm sample --out "$dir/text8" --chars 20 --prompt 'plain words'
+expect 1 "not a symbol of text8" ./bd3lm sample --out "$dir/text8" --prompt 'Capital'
+expect 0 '' $train --force --steps 3 --threads 1 --warmup 0 --clip-grad 0 --dropout 0 --clip-min 1 --block 1 --vocab 0 --out "$dir/zero"
+expect 0 '' $train --force --steps 3 --naive --out "$dir/plain"
+expect 0 '' ./bd3lm --help
+expect 0 '' ./bd3lm train --help
+says '--dropout'
+
+# ---- NaN: training stops and names step and tensor, and writes nothing
+cp -r "$dir/part" "$dir/nan"
+$BUILD/poison "$dir/nan/bd3lm.safetensors" blocks.1.mlp.0.weight
+cp "$dir/nan/bd3lm.safetensors" "$dir/before"
+expect 1 'step 13: loss .*nan.*parameter blocks.1.mlp.0.weight' ./bd3lm train --resume --steps 20 --out "$dir/nan"
+cmp -s "$dir/nan/bd3lm.safetensors" "$dir/before" && ok || fail "a run that failed changed the checkpoint"
+
+# ---- bad input
+expect 2 'no verb' ./bd3lm tarin
+expect 2 'has no option' ./bd3lm train --stepz 3
+expect 2 'needs a value' ./bd3lm train --steps
+expect 2 'whole number from 1' ./bd3lm train --batch 0
+expect 2 'number from 0' ./bd3lm train --lr nan
+expect 2 'whole number' ./bd3lm train --steps 1e99
+expect 2 'what is' ./bd3lm train README.md
+expect 2 'needs FILE' ./bd3lm check
+expect 1 'does not divide' $train --block 5 --out "$dir/x"
+expect 1 'do not divide' $train --heads 5 --out "$dir/x"
+expect 1 'bd3 or ar' $train --objective gpt --out "$dir/x"
+expect 1 'bytes or text8' $train --charset utf9 --out "$dir/x"
+expect 1 'is larger than' $train --clip-min 0.9 --clip-max 0.5 --out "$dir/x"
+expect 1 'no such file' ./bd3lm train --data "$dir/none" --out "$dir/x"
+expect 1 'not a regular file' ./bd3lm train --data "$dir" --out "$dir/x"
+: >"$dir/empty"; printf a >"$dir/one-byte"
+expect 1 'fewer than --length' ./bd3lm train --data "$dir/empty" --out "$dir/x"
+expect 1 'fewer than --length' ./bd3lm train --data "$dir/one-byte" --out "$dir/x"
+expect 1 'is there already' $train --steps 12 --out "$dir/whole"
+expect 1 'in the way' $train --out "$dir/text"
+expect 1 'trained with --width 24' ./bd3lm train --resume --width 32 --out "$dir/whole"
+expect 1 'no checkpoint' ./bd3lm sample --out "$dir/x"
+head -c 3000 "$dir/whole/bd3lm.safetensors" >"$dir/cut"; mkdir -p "$dir/short"; mv "$dir/cut" "$dir/short/bd3lm.safetensors"
+expect 1 'longer than the file' ./bd3lm sample --out "$dir/short"
+expect 1 'cpu only' ./bd3lm eval --out "$dir/whole" --device cuda
+[ -e "$dir/x" ] && fail "a refused run made its --out" || ok
+
+# ---- check refuses what it does not know, by name
+for file in tests/golden/bd3lm/*.safetensors; do
+    sh tests/supported.sh tests/golden/bd3lm | grep -q "$file" && continue
+    ./bd3lm check "$file" >"$dir/stdout" 2>&1 && fail "$file passes" || ok
+    says 'not supported: [a-z_]*='
+done
+./bd3lm check "$dir/text" >"$dir/stdout" 2>&1 && fail "check accepts a text" || ok
+says 'not a safetensors file'
+./bd3lm check "$dir/whole/bd3lm.safetensors" >"$dir/stdout" 2>&1 && fail "check accepts a checkpoint" || ok
+says "of paper ''"
+
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ]

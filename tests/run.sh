@@ -1,0 +1,37 @@
+#!/bin/sh
+# Runs every test and adds up their counts. The last line is `N passed, N failed`; exit status 0 only if nothing failed and every part reported.
+set -u
+build=${BUILD:-build}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+passed=0 failed=0
+
+# part COMMAND...: its last line must end in `N passed, N failed`
+part() {
+    "$@" >"$scratch/out" 2>&1
+    status=$?
+    line=$(tail -n 1 "$scratch/out")
+    p=$(echo "$line" | sed -n 's/.*\b\([0-9][0-9]*\) passed, [0-9][0-9]* failed$/\1/p')
+    f=$(echo "$line" | sed -n 's/.*[0-9] passed, \([0-9][0-9]*\) failed$/\1/p')
+    if [ -z "$p" ] || { [ "$f" = 0 ] && [ $status -ne 0 ]; } || [ "$p" = 0 ]; then
+        echo "$*: exit status $status"; tail -n 20 "$scratch/out"; p=${p:-0} f=$((${f:-0} + 1))
+    elif [ "$f" != 0 ]; then grep FAIL "$scratch/out" | head -n 20
+    fi
+    passed=$((passed + p)) failed=$((failed + f))
+    printf '%8d passed %4d failed   %s\n' "$p" "$f" "$*"
+}
+
+golden=${GOLDEN:-tests/golden/bd3lm}
+supported=$(sh tests/supported.sh "$golden")
+part $build/parity $build/cpu64.so
+part $build/test_common "$scratch"
+part $build/test_ops
+part $build/test_bd3lm64
+part $build/test_bd3lm
+part ./bd3lm check $supported
+part ./bd3lm check --naive $supported
+part $build/bd3lm64 check $supported
+part $build/test_check $(sh tests/supported.sh tests/golden/bd3lm)
+part sh tests/cli.sh "$scratch"
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ] && [ $passed -gt 0 ]
