@@ -36,6 +36,36 @@ $(BUILD)/flags: FORCE
 	@echo '$(CC) $(CFLAGS)' | cmp -s - $@ || echo '$(CC) $(CFLAGS)' > $@
 FORCE:
 
+# ---- data and demo ------------------------------------------------------------------------------------------------------------
+
+# installs what the build lacks, where root or sudo allows; otherwise names it
+setup:
+	@sh data/setup.sh $(CC)
+
+# the packaged corpus: the King James text into data/cache/kjv.txt
+data:
+	@sh data/get.sh kjv
+
+STEPS = 900
+# set-up, data, build, training, a text written before your eyes, and how good it is: about two minutes on two cores      make demo STEPS=100
+demo: setup
+	@sh data/get.sh kjv || { echo "without the corpus the demo trains on README.md and NOTES.md"; mkdir -p $(BUILD); cat README.md NOTES.md > $(BUILD)/text.txt; }
+	@$(MAKE) --no-print-directory all
+	@text=data/cache/kjv.txt; [ -s $$text ] || text=$(BUILD)/text.txt; ./bd3lm train --data $$text --out out/demo --force --steps $(STEPS) --clip-min 0.45
+	@watch=; [ -t 1 ] && watch=--watch; ./bd3lm sample --out out/demo --chars 600 --prompt 'In the beginning' $$watch
+	@./bd3lm sample --out out/demo --samples 16 --quality > out/demo/samples.txt; echo '16 texts of 512 characters (out/demo/samples.txt) beside held-out text:'; tail -n 2 out/demo/samples.txt
+
+# the numbers in the documents: training and sampling speed      make bench
+bench: all data
+	@sh tests/bench.sh
+
+# every command, function, test and file that the documents name exists and runs
+docs-check: all
+	@sh tests/docs.sh
+
+clean:
+	rm -rf $(BUILD) bd3lm bd3lm_debug
+
 # ---- tests --------------------------------------------------------------------------------------------------------------------
 # The plain kernels in double are the oracle of parity, and let gradients be checked to 1e-7.
 DOUBLE = -Dreal=double

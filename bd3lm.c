@@ -35,9 +35,9 @@ static struct {
     const char *data, *charset, *objective, *out, *prompt, *split, *device;
     bool resume, force, watch, quality, naive;
 } opt = {
-    .layers = 4, .width = 192, .heads = 6, .cond = 32, .length = 128, .block = 4, .merges = 1500, .steps = 500, .batch = 16, .warmup = 50, .seed = 1,
+    .layers = 3, .width = 128, .heads = 4, .cond = 128, .length = 64, .block = 4, .merges = 4000, .steps = 900, .batch = 8, .warmup = 50, .seed = 1,
     .samples = 1, .characters = 512, .draws = 1,
-    .lr = 2e-3, .clip = 1, .ema = 0.9999, .clip_min = 1e-3, .clip_max = 1, .nucleus = 0.9,
+    .lr = 1e-3, .clip = 1, .ema = 0.9999, .clip_min = 1e-3, .clip_max = 1, .nucleus = 0.9,
     .data = "data/cache/kjv.txt", .charset = "bytes", .objective = "bd3", .out = "out/bd3lm", .prompt = "", .split = "test", .device = "cpu",
 };
 
@@ -748,5 +748,5 @@ static const Verb verbs[] = {
 };
 
 #ifndef TESTING
-int main(int argc, char **argv) { return run_command(argc, argv, verbs, options); }
+int main(int argc, char **argv) { return run_command("bd3lm", argc, argv, verbs, options); }
 #endif

@@ -459,10 +459,9 @@ static void print_help(const Verb *verb, const Option *options) {
 }
 
 // Runs `PROGRAM VERB [FILE...] [--option value | --option=value]`. Exit status: the verb's; 2 for usage.
-static int run_command(int argc, char **argv, const Verb *verbs, Option *options) {
+static int run_command(const char *program, int argc, char **argv, const Verb *verbs, Option *options) {
     const Verb *verb = NULL;
-    const char *slash = strrchr(argv[0], '/');
-    program_name = slash ? slash + 1 : argv[0];
+    program_name = program;                             // not argv[0]: checkpoints of every build carry it
     if (argc < 2 || !strcmp(argv[1], "--help")) {
         printf("usage: %s VERB [--option value ...]\n\n", program_name);
         for (const Verb *v = verbs; v->name; v++) printf("  %-8s %s\n", v->name, v->help);

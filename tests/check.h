@@ -11,7 +11,7 @@ __attribute__((format(printf, 2, 3), unused)) static bool check_(bool ok, const 
     if (ok) { checks_passed++; return true; }
     va_list args;
     va_start(args, format);
-    if (++checks_failed <= 20) { printf("FAIL  "); vprintf(format, args); printf("\n"); }
+    if (++checks_failed <= 20) { fprintf(stderr, "FAIL  "); vfprintf(stderr, format, args); fprintf(stderr, "\n"); }
     va_end(args);
     return false;
 }

@@ -111,10 +111,13 @@ static void check_loss_grad(Golden *g) {
     double *w = am ? ar ? NEW(double, 1) : need_tensor(g, "in.t", blocks, 0) : NULL, *xt = w ? ar ? NEW(double, all) : need_tensor(g, "in.xt", all, c.V) : NULL;
     if (!xt) return;
     int *x = to_int(x0, all), *counted = to_int(am, all), *x_tau = to_int(xt, all);
-    for (size_t i = 0; !ar && i < blocks; i++) w[i] = coded_weight(w[i], meta(g, "clip_min"));
-    if (!meta(g, "training") && meta(g, "ignore_bos")) for (int b = 0; b < B; b++) counted[b*T] = 0;
     double *log_p = NEW(double, (size_t)rows * (size_t)c.V);
     real *logits = NEW(real, (size_t)rows * (size_t)c.V);
+    for (size_t i = 0; !ar && i < blocks; i++) {
+        if (!(w[i] > 0 && w[i] <= 1)) { refuse(g, "in.t[%zu] = %g: a level in (0,1] is needed", i, w[i]); goto freed; }
+        w[i] = coded_weight(w[i], meta(g, "clip_min"));
+    }
+    if (!meta(g, "training") && meta(g, "ignore_bos")) for (int b = 0; b < B; b++) counted[b*T] = 0;
 
     // the network, once dry, then for real
     Net n = {0};
@@ -165,6 +168,7 @@ static void check_loss_grad(Golden *g) {
     }
 done:
     net_free(&n);
+freed:
     free(x), free(counted), free(x_tau), free(w), free(log_p), free(logits);
 }
 

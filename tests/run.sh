@@ -18,7 +18,7 @@ part() {
     elif [ "$f" != 0 ]; then grep FAIL "$scratch/out" | head -n 20
     fi
     passed=$((passed + p)) failed=$((failed + f))
-    printf '%8d passed %4d failed   %s\n' "$p" "$f" "$*"
+    printf '%8d passed %4d failed   %.60s\n' "$p" "$f" "$*"
 }
 
 golden=${GOLDEN:-tests/golden/bd3lm}

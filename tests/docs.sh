@@ -1,0 +1,54 @@
+#!/bin/sh
+# The documents are executed. In README.md and NOTES.md:
+#   every line of a ```sh block is `make TARGET` with a target that exists, an apt line, or a ./bd3lm command, which is run in a scratch folder;
+#   every name() is a function of the sources, every test_*/parity_* name exists, every path in `backquotes` with a / or a known ending is a file of the repository.
+set -u
+passed=0 failed=0
+ok()   { passed=$((passed + 1)); }
+fail() { failed=$((failed + 1)); echo "FAIL  $*"; }
+sources='bd3lm.c common.h io.h kernels.h cpu_kernels.c cpu_fast.c data/text.h tests/check.h tests/check_bd3lm.h tests/*.c'
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# a place where the commands can run: programs, data, and a model of a few steps in out/demo, so that nothing takes long and nothing of the user's is touched
+ln -s "$PWD/bd3lm" "$PWD/data" "$PWD/tests" "$PWD/README.md" "$PWD/NOTES.md" "$scratch/"
+cat README.md NOTES.md bd3lm.c >"$scratch/my.txt"
+(cd "$scratch" && ./bd3lm train --data my.txt --vocab 50 --steps 3 --out out/demo >/dev/null && ./bd3lm train --data my.txt --vocab 50 --steps 3 >/dev/null) || fail "cannot train a small model"
+
+for document in README.md NOTES.md; do
+    [ -s $document ] || fail "$document is missing"
+    awk '/^```sh$/ {on = 1; next} /^```/ {on = 0} on' $document >"$scratch/commands"
+    while IFS= read -r line; do
+        command=${line%%#*}
+        case $command in
+        '') ;;
+        make\ *)
+            target=$(echo "$command" | awk '{print $2}')
+            if grep -q "^\.PHONY:.*\b$target\b" Makefile; then ok; else fail "$document: no target in: $line"; fi ;;
+        *apt-get\ install*|git\ clone*|cd\ *) ok ;;
+        ./bd3lm\ *)
+            # shorter, but the command as it stands otherwise
+            short=$(echo "$command" | sed -E 's/^(.*\btrain\b.*)$/\1 --steps 2/; s#--data data/cache/kjv.txt#--data my.txt#')
+            if (cd "$scratch" && eval "$short --threads 1" >out.txt 2>err.txt </dev/null); then ok; else fail "$document: $short: $(tail -n 1 "$scratch/err.txt")"; fi ;;
+        *) fail "$document: cannot check: $line" ;;
+        esac
+    done <"$scratch/commands"
+
+    for name in $(grep -oE '\b[a-z_][a-z_0-9]*\(\)' $document bd3lm.c common.h cpu_fast.c cpu_kernels.c | sed 's/.*://; s/()//' | sort -u); do
+        if grep -qE "\b$name\(" $sources && grep -hE "(^|[ *])$name\(" $sources | grep -qvE '^ *(//|\*)'; then ok; else fail "$document or a comment names $name(), which does not exist"; fi
+    done
+    for name in $(grep -oE '\b(test|parity)_[a-z_0-9]+\b' $document | sort -u); do
+        if grep -qE "\b$name\b" $sources Makefile || [ -e tests/$name.c ]; then ok; else fail "$document names $name, which does not exist"; fi
+    done
+    for path in $(grep -oE '`[A-Za-z_0-9./-]+`' $document | tr -d '`' | grep -E '\.(c|h|sh|md|cu)$|^[a-z]+/' | sort -u); do
+        if [ -e "$path" ]; then ok; else case $path in out/*|data/cache/*|build/*) ok ;; *) fail "$document names $path, which does not exist" ;; esac; fi
+    done
+    for target in $(grep -oE '`make [a-z-]+' $document | awk '{print $2}' | sort -u); do
+        if grep -q "^\.PHONY:.*\b$target\b" Makefile; then ok; else fail "$document names make $target, which is no target"; fi
+    done
+    for option in $(grep -oE '(^|[ `(])--[a-z][a-z-]*' $document | grep -oE '[-][-].*' | sort -u); do
+        if grep -qE "\{\"${option#--}\"," bd3lm.c || [ "$option" = --help ] || [ "$option" = --no-install-recommends ]; then ok; else fail "$document names $option, which is no option"; fi
+    done
+done
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ] && [ $passed -gt 0 ]

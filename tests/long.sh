@@ -1,0 +1,74 @@
+#!/bin/sh
+# What `make test` cannot do in three minutes: sanitizers with the fake device, the other compiler, no OpenMP, the baseline processor.
+# Each part must report its counts; the last line adds them up.
+set -u
+passed=0 failed=0
+part() {                                                # part NAME COMMAND...
+    name=$1; shift
+    log=build/long.log
+    "$@" >$log 2>&1
+    status=$?
+    line=$(grep -a 'passed, [0-9]* failed$' $log | tail -n 1)
+    p=$(echo "$line" | sed -n 's/.*\b\([0-9][0-9]*\) passed, .*/\1/p') f=$(echo "$line" | sed -n 's/.* \([0-9][0-9]*\) failed$/\1/p')
+    if [ -z "$p" ] || { [ "$f" = 0 ] && [ $status -ne 0 ]; }; then p=${p:-0} f=$((${f:-0} + 1)); fi
+    [ "$f" = 0 ] || { grep -aE 'FAIL|ERROR|error|warning' $log | head -n 20; tail -n 5 $log; }
+    passed=$((passed + p)) failed=$((failed + f))
+    printf '%8d passed %4d failed   %s\n' "$p" "$f" "$name"
+}
+mkdir -p build
+
+# no compiler may warn
+quiet() { "$@" >build/quiet.log 2>&1; s=$?; w=$(grep -c 'warning' build/quiet.log); [ $s -eq 0 ] && [ "$w" -eq 0 ] && echo "1 passed, 0 failed" || { cat build/quiet.log; echo "0 passed, 1 failed"; }; }
+
+for cc in gcc clang; do
+    command -v $cc >/dev/null || { echo "         skipped: no $cc"; continue; }
+    for omp in 1 0; do
+        [ "$cc $omp" = "gcc 1" ] && continue            # that is make test
+        [ $omp = 1 ] && ! echo 'int main(void){return 0;}' | $cc -fopenmp -include omp.h -x c - -o /dev/null 2>/dev/null && { echo "         skipped: $cc without OpenMP's library"; continue; }
+        part "$cc OMP=$omp: no warnings" quiet make CC=$cc OMP=$omp BUILD=build/$cc$omp all build/$cc$omp/parity build/$cc$omp/test_ops
+        part "$cc OMP=$omp: make test" make CC=$cc OMP=$omp BUILD=build/$cc$omp test
+    done
+done
+part "gcc, baseline processor: make test" make CC=gcc ARCH= BUILD=build/baseline test
+
+# sanitizers and the fake device: the tests, then the program
+san="-std=gnu11 -O1 -g -fno-math-errno -fopenmp -fsanitize=address,undefined -fno-sanitize-recover=undefined -DFAKE_DEVICE"
+dir=build/sanitized
+mkdir -p $dir/scratch
+export OMP_NUM_THREADS=2
+golden=$(sh tests/supported.sh tests/golden/bd3lm)
+gcc $san -Dreal=double -fPIC -shared cpu_kernels.c -o $dir/cpu64.so -lm
+build_and_run() { bin=$dir/$1 src=$2 kernels=$3; shift 3; gcc $san $src $kernels -o $bin -lm -ldl && $bin "$@"; }
+part "sanitized: test_common" build_and_run test_common tests/test_common.c "cpu_kernels.c cpu_fast.c" $dir/scratch
+part "sanitized: test_ops" build_and_run test_ops "-Dreal=double tests/test_ops.c" cpu_kernels.c
+part "sanitized: test_bd3lm, float" build_and_run test_bd3lm tests/test_bd3lm.c "cpu_kernels.c cpu_fast.c"
+part "sanitized: check" build_and_run bd3lm bd3lm.c "cpu_kernels.c cpu_fast.c" check $golden
+part "sanitized: parity" build_and_run parity tests/parity.c cpu_kernels.c $dir/cpu64.so
+
+# the fake device must catch a program that reads tensor memory itself
+cat >$dir/stray.c <<'END'
+#include "../../common.h"
+int main(void) {
+    begin_dry_run(); arena_take(&step, 64); end_dry_run(false); begin_step();
+    real *x = arena_take(&step, 64);
+    fill(x, 1, 4);
+    return x[0] == 1 ? 0 : 1;
+}
+END
+gcc -std=gnu11 -O0 -DFAKE_DEVICE $dir/stray.c cpu_kernels.c cpu_fast.c -o $dir/stray -lm
+gcc -std=gnu11 -O0 $dir/stray.c cpu_kernels.c cpu_fast.c -o $dir/no_stray -lm
+stray() { if $dir/no_stray && ! $dir/stray; then echo "1 passed, 0 failed"; else echo "0 passed, 1 failed"; fi; }
+part "the fake device catches a stray read" stray
+
+# a kernel without a parity test must not link
+sed 's/static void parity_adamw(void)/static void forgotten(void)/' tests/parity.c >$dir/forgotten.c
+forgotten() { if gcc -std=gnu11 -O0 -I tests -include kernels.h -iquote tests $dir/forgotten.c cpu_kernels.c -o $dir/forgotten -lm -ldl 2>/dev/null; then echo "0 passed, 1 failed"; else echo "1 passed, 0 failed"; fi; }
+part "a kernel without its parity test does not link" forgotten
+
+if [ -n "${GOLDEN:-}" ] && [ -d "${GOLDEN:-}" ]; then
+    make -s all build/bd3lm64 >/dev/null
+    part "all golden files of $GOLDEN" ./bd3lm check $(sh tests/supported.sh "$GOLDEN")
+    part "all golden files of $GOLDEN, in double" build/bd3lm64 check $(sh tests/supported.sh "$GOLDEN")
+fi
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ] && [ $passed -gt 0 ]
