@@ -36,8 +36,9 @@ static double uniform(Rng *r) {
 static int below(Rng *r, int n) { return (int)(uniform(r) * n); }
 
 // ---- 2. memory ----------------------------------------------------------------------------------------------------------------
-// Device memory comes from two arenas: `persistent` (parameters, moments, caches) lives as long as the program, `step` (activations and their gradients)
-// is emptied before every step. How large they must be is found by a dry run: the same code with kernels switched off and addresses that only count.
+// Device memory comes from two arenas: `persistent` (parameters, moments, caches) lives as long as the program, `step` (activations and
+// their gradients) is emptied before every step. How large they must be is found by a dry run: the same code with kernels switched off
+// and addresses that only count.
 //     begin_dry_run();  build the network, run one largest step;  end_dry_run();  then do it again for real.
 // Only kernels, upload() and download() may touch device memory. In a build with -DFAKE_DEVICE everything else that tries crashes at once.
 
@@ -96,8 +97,18 @@ static void end_dry_run(bool print) {
     device_close();
 }
 
-static void upload(void *device, const void *host, size_t bytes) { if (!dry) { device_open(); memcpy(device, host, bytes); device_close(); } }
-static void download(void *host, const void *device, size_t bytes) { if (!dry) { device_open(); memcpy(host, device, bytes); device_close(); } else memset(host, 0, bytes); }
+static void upload(void *device, const void *host, size_t bytes) {
+    if (dry) return;
+    device_open();
+    memcpy(device, host, bytes);
+    device_close();
+}
+static void download(void *host, const void *device, size_t bytes) {
+    if (dry) { memset(host, 0, bytes); return; }
+    device_open();
+    memcpy(host, device, bytes);
+    device_close();
+}
 
 // a copy on the device that lives until the end of the step
 static void *to_device(const void *host, size_t bytes) { void *p = arena_take(&step, bytes); upload(p, host, bytes); return p; }
@@ -133,8 +144,9 @@ static bool naive;                                      // plain bodies only
 KERNELS(DISPATCH, DISPATCH_FAST)
 
 // ---- 4. tensors and tape ------------------------------------------------------------------------------------------------------
-// An op computes its output at once and appends one node to the tape. Creation order is a topological order (an op can only use what exists),
-// so backward() is one loop from the last node to the first. Counterexample that needs this: b = f(a), c = g(b) + h(b): every use of b must be done before f's turn.
+// An op computes its output at once and appends one node to the tape. Creation order is a topological order (an op can only use what
+// exists), so backward() is one loop from the last node to the first. A case that needs this: b = f(a), c = g(b) + h(b), where every use
+// of b must be done before it is f's turn.
 
 typedef struct Tensor {
     real *data, *grad;                                  // (B,T,C); grad is NULL until something flows back
@@ -176,7 +188,8 @@ static void *record(void (*back)(const void *), Tensor *out, bool in_place, size
 }
 #define RECORD(type, back, out, ...) (*(type *)record(back, out, false, sizeof(type)) = (type){out, __VA_ARGS__})
 
-// Activation gradients are recycled: a buffer is free again once backward() has left the node that made its tensor. Sizes repeat, so buffers of one size are reused.
+// Activation gradients are recycled: a buffer is free again once backward() has left the node that made its tensor. Sizes repeat, so a
+// buffer is reused by the next tensor of its size.
 static struct { size_t size; real *buffer; } recycled[256];
 static int n_recycled;
 
@@ -301,7 +314,6 @@ static void params_update(Params *ps, AdamW a) {
     adamw(ps->data, ps->m, ps->v, ps->ema, ps->grad, ps->norm2, ps->size, a);
 }
 
-// The name of the first tensor that holds a NaN or an infinity: parameters, activations in the order of their making, then gradients. NULL: all are finite.
 static bool all_finite(const real *device, size_t n) {
     real *x = NEW(real, n);
     download(x, device, n * sizeof(real));
@@ -310,6 +322,8 @@ static bool all_finite(const real *device, size_t n) {
     free(x);
     return finite;
 }
+// The name of the first tensor that holds a NaN or an infinity: parameters, then activations in the order of their making, then gradients.
+// NULL: all are finite.
 static const char *first_not_finite(const Params *ps, const char **what) {
     *what = "parameter";
     for (int i = 0; i < ps->n; i++) if (!all_finite(ps->list[i]->t.data, count(&ps->list[i]->t))) return ps->list[i]->t.name;
@@ -363,7 +377,8 @@ static Tensor *linear(Tensor *x, Tensor *weight, Tensor *bias, Activation act) {
     return out;
 }
 
-// Modulation of one branch: shift, scale and gate are columns of mod (1,G,ld) from these offsets on. mod NULL: none. group (N) on the device or NULL: all rows group 0.
+// Modulation of one branch: shift, scale and gate are columns of mod (1,G,ld) from these offsets on; mod NULL: none.
+// group (N) on the device; NULL: all rows are group 0.
 typedef struct { Tensor *mod; const int *group; int shift, scale, gate; } Modulation;
 static const real *mod_data(Modulation m, int column) { return m.mod ? m.mod->data + column : NULL; }
 static real *mod_grad(Modulation m, int column) { real *d = m.mod ? grad_of(m.mod) : NULL; return d ? d + column : NULL; }
@@ -372,8 +387,9 @@ static real *mod_grad(Modulation m, int column) { real *d = m.mod ? grad_of(m.mo
 typedef struct { Tensor *out, *x, *weight; Modulation m; real *mean, *rstd; } Norm;
 static void norm_modulate_back(const void *p) {
     const Norm *n = p;
-    norm_modulate_backward(grad_of(n->x), grad_of(n->weight), mod_grad(n->m, n->m.shift), mod_grad(n->m, n->m.scale), n->out->grad, n->x->data, n->mean, n->rstd,
-                           n->weight->data, mod_data(n->m, n->m.scale), n->m.group, rows(n->x), n->x->C, n->m.mod ? n->m.mod->C : 0);
+    norm_modulate_backward(grad_of(n->x), grad_of(n->weight), mod_grad(n->m, n->m.shift), mod_grad(n->m, n->m.scale),
+                           n->out->grad, n->x->data, n->mean, n->rstd, n->weight->data, mod_data(n->m, n->m.scale), n->m.group,
+                           rows(n->x), n->x->C, n->m.mod ? n->m.mod->C : 0);
 }
 static Tensor *norm_modulate(Tensor *x, Tensor *weight, Modulation m, double eps) {
     Tensor *out = activation(x->B, x->T, x->C, weight->name);
@@ -424,7 +440,8 @@ static void attention_back(const void *p) {
     const Attention *a = p;
     int C = a->out->C, T = a->out->T;
     real *x = a->qkv->data, *d = grad_of(a->qkv);
-    if (d) attention_backward(d, d + C, d + 2*C, a->out->grad, a->out->data, a->lse, x, x + C, x + 2*C, a->span, a->out->B, T, T, a->NH, C / a->NH, 3*C, 3*C);
+    if (d) attention_backward(d, d + C, d + 2*C, a->out->grad, a->out->data, a->lse, x, x + C, x + 2*C, a->span,
+                              a->out->B, T, T, a->NH, C / a->NH, 3*C, 3*C);
 }
 static Tensor *attention(Tensor *qkv, const Span *span, int NH) {
     int C = qkv->C / 3;
@@ -500,7 +517,8 @@ static const struct { const char *prefix; size_t array; } checkpoint_arrays[] = 
 static real *checkpoint_array(const Params *ps, int i) { return *(real *const *)((const char *)ps + checkpoint_arrays[i].array); }
 
 // `extra` (n_extra I32 numbers under extra_name) belongs to the program, e.g. its vocabulary; n_extra 0: none
-static void checkpoint_save(const char *path, const Params *ps, const Option *options, int step_done, const char *extra_name, const int *extra, size_t n_extra) {
+static void checkpoint_save(const char *path, const Params *ps, const Option *options, int step_done,
+                            const char *extra_name, const int *extra, size_t n_extra) {
     StWriter w = st_create(path);
     char text[4096];
     snprintf(text, sizeof text, "%d", step_done);
@@ -550,7 +568,8 @@ static void checkpoint_resume(const SafeTensors *st, const char *path, const Par
     for (int a = 0; a < 4; a++) checkpoint_read(st, path, ps, checkpoint_arrays[a].prefix, checkpoint_array(ps, a));
 }
 
-// Takes the saved options from a checkpoint; an option of the command line that says otherwise ends the program, unless its name is in `may_change`. Returns the step.
+// Takes the saved options from a checkpoint; an option of the command line that says otherwise ends the program, unless its name is in
+// `may_change`. Returns the step.
 static int checkpoint_options(const SafeTensors *st, const char *path, Option *options, const char *may_change) {
     const char *program = st_meta(st, "program"), *done = st_meta(st, "step");
     if (!program || !done) die("%s: not a checkpoint of %s", path, program_name);

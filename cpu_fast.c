@@ -320,10 +320,9 @@ void attention_backward_fast(float *dq, float *dk, float *dv, const float *dout,
             against_keys(p, ls, span + t, q_tile, D, kt, ldt, HS);
             against_keys(ds, ls, span + t, dout_tile, D, vt, ldt, HS);
 
-            // pass 2: ds = p (dp - dout.out); rows beyond m become zero
-            for (int r = 0; r < R; r++) {
+            // pass 2: ds = p (dp - dout.out)
+            for (int r = 0; r < m; r++) {
                 float *p_r = p + (size_t)r*ls, *ds_r = ds + (size_t)r*ls, delta = 0;
-                if (r >= m) { memset(p_r, 0, n * sizeof(float)); memset(ds_r, 0, n * sizeof(float)); continue; }
                 for (int i = 0; i < HS; i++) delta += dout_t[r*C + i] * out_t[r*C + i];
                 float lse_r = lse[((size_t)b*NH + h)*Tq + t + r];
                 for (int j = 0; j < n; j += VW) {

@@ -54,7 +54,8 @@ static unsigned char *read_file(const char *path, size_t *size) {
     if (fstat(fileno(f), &st) || !S_ISREG(st.st_mode)) die("%s: not a regular file", path);
     unsigned char *bytes = allocate((size_t)st.st_size + 1);
     *size = fread(bytes, 1, (size_t)st.st_size, f);
-    if (*size != (size_t)st.st_size) die("%s: read %zu of %lld bytes: %s", path, *size, (long long)st.st_size, ferror(f) ? strerror(errno) : "the file shrank");
+    if (*size != (size_t)st.st_size)
+        die("%s: read %zu of %lld bytes: %s", path, *size, (long long)st.st_size, ferror(f) ? strerror(errno) : "the file shrank");
     fclose(f);
     return bytes;
 }
@@ -85,7 +86,8 @@ static const char *path_in(const char *dir, const char *name) {
 }
 
 // ---- 3. safetensors -----------------------------------------------------------------------------------------------------------
-// 8 bytes header length n (little endian), n bytes JSON {"name": {"dtype", "shape", "data_offsets": [from, to]}, ..., "__metadata__": {string: string}}, data.
+// A file is: 8 bytes header length n (little endian); n bytes of JSON, {"name": {"dtype": ..., "shape": [...], "data_offsets": [from, to]}, ...,
+// "__metadata__": {string: string}}; data.
 
 enum { ST_MAX_DIMS = 8 };
 typedef struct StTensor {
@@ -350,7 +352,12 @@ static StWriter st_create(const char *path) {
     st_print(&w, "{\"__metadata__\":{\"format\":\"pt\"");
     return w;
 }
-static void st_declare_meta(StWriter *w, const char *key, const char *value) { st_print(w, ","); st_print_string(w, key); st_print(w, ":"); st_print_string(w, value); }
+static void st_declare_meta(StWriter *w, const char *key, const char *value) {
+    st_print(w, ",");
+    st_print_string(w, key);
+    st_print(w, ":");
+    st_print_string(w, value);
+}
 static void st_end_meta(StWriter *w) { st_print(w, "}"); }
 static void st_declare(StWriter *w, const char *name, const char *dtype, int dims, const size_t *shape) {
     size_t bytes = st_type_size(dtype);

@@ -20,7 +20,11 @@ typedef struct Vocabulary {
 
 typedef struct Words { const char **word; int *length, *slot, n, room; } Words;    // slot: hash table of indices + 1, 4*room long
 
-static uint64_t hash_bytes(const char *s, int n) { uint64_t h = 1469598103934665603u; while (n--) h = (h ^ (unsigned char)*s++) * 1099511628211u; return h ^ h >> 29; }
+static uint64_t hash_bytes(const char *s, int n) {      // FNV-1a
+    uint64_t h = 1469598103934665603u;
+    while (n--) h = (h ^ (unsigned char)*s++) * 1099511628211u;
+    return h ^ h >> 29;
+}
 
 static int words_place(const Words *w, const char *s, int length) {
     size_t mask = (size_t)w->room*4 - 1, i = hash_bytes(s, length) & mask;
@@ -121,7 +125,8 @@ static int join(int *symbol, int n, int a, int b, int id) {
     return m;
 }
 
-// Learns `merges` pairs from text: each time the most frequent pair inside words (ties: the one seen first). Fewer if the text has no pair left that occurs twice.
+// Learns `merges` pairs from text: each time the most frequent pair inside words (ties: the one seen first). Fewer if no pair is left that
+// occurs twice.
 static Vocabulary vocabulary_learn(const char *text, size_t size, bool text8, int merges) {
     Vocabulary base = vocabulary_create(text8, 0, NULL);
     Words words = {0};

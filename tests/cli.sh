@@ -38,7 +38,9 @@ cmp -s "$dir/whole/bd3lm.safetensors" "$dir/part/bd3lm.safetensors" && ok || fai
 expect 0 '' $train --steps 12 --seed 8 --out "$dir/other"
 cmp -s "$dir/whole/bd3lm.safetensors" "$dir/other/bd3lm.safetensors" && fail "another seed gives the same file" || ok
 [ -z "$(ls "$dir/whole" | grep part)" ] && ok || fail "a temporary file is left over"
-( ./bd3lm train $net --steps 100000 --out "$dir/stopped" >"$dir/stdout" 2>&1 & pid=$!; sleep 1; kill -INT $pid; wait $pid )
+( ./bd3lm train $net --steps 100000 --out "$dir/stopped" >"$dir/stdout" 2>&1 & pid=$!; 
+  i=0; while [ $i -lt 300 ] && ! grep -q '^3,' "$dir/stopped/log.csv" 2>/dev/null; do sleep 0.1; i=$((i + 1)); done
+  kill -INT $pid; wait $pid )
 expect 0 '' ./bd3lm sample --out "$dir/stopped" --chars 20
 
 # ---- the verbs on what was trained

@@ -219,8 +219,18 @@ static void toy_nll(Net *n, const int *x, int block, int b, int masked, double n
     free(logits);
 }
 
+// which position of a block is uncovered first
+static int first_pick[TT];
+static void note_first(const Sampler *s, int known, int end) {
+    if (s->nfe % (end - known) == 1) for (int b = 0; b < s->B; b++) first_pick[s->pick[b]]++;
+}
+
 static void test_toy(void) {
     Net n = open_net(small(3, true), TT, 2000, TT, 8);
+    real *sharp = to_host(n.ps.data, n.ps.size);         // larger weights: the order of uncovering must matter
+    for (size_t i = 0; i < n.ps.size; i++) sharp[i] *= 3;
+    upload(n.ps.data, sharp, n.ps.size * sizeof(real));
+    free(sharp);
     tape.off = true;
     for (int block = 1; block <= TT; block *= 2) {
         double total = 0, p_of[16], gap = 0;
@@ -255,8 +265,9 @@ static void test_toy(void) {
         // the sampler draws from that law: counts within five standard deviations
         enum { N = 2000, ROUNDS = 5 };
         int *x = NEW(int, N * TT), *pick = NEW(int, N), counts[16] = {0};
+        memset(first_pick, 0, sizeof first_pick);
         for (int round = 0; round < ROUNDS; round++) {
-            Sampler s = {.net = &n, .B = N, .L = TT, .block = block, .x = x, .pick = pick, .top = 1, .rng = rng(1, RNG_SAMPLE, (uint64_t)(round + 10*block))};
+            Sampler s = {.net = &n, .B = N, .L = TT, .block = block, .x = x, .pick = pick, .top = 1, .rng = rng(1, RNG_SAMPLE, (uint64_t)(round + 10*block)), .watch = note_first};
             for (int i = 0; i < N * TT; i++) x[i] = n.c.mask;
             for (int at = 0; at < TT; at += block) sample_block(&s, at);
             for (int i = 0; i < N; i++) counts[x[4*i] + 2*x[4*i + 1] + 4*x[4*i + 2] + 8*x[4*i + 3]]++;
@@ -264,6 +275,8 @@ static void test_toy(void) {
         }
         for (int code = 0; code < 16; code++)
             CHECK_CLOSE("share of a sample", counts[code] / (double)(N * ROUNDS), p_of[code], 5 * sqrt(p_of[code] / (N * ROUNDS)));
+        for (int t = 0, n = N * ROUNDS * (TT / block); t < block && block > 1; t++)
+            CHECK_CLOSE("share of a position to be uncovered first", first_pick[t] / (double)n, 1.0 / block, 5 * sqrt(1.0 / block / n));
         free(x), free(pick);
     }
     tape.off = false;
@@ -303,6 +316,9 @@ static void test_pieces(void) {
     CHECK(p[0] == 0 && p[2] == 0, "%g %g", p[0], p[2]);
     nucleus(q, 4, 0.1, scratch);
     CHECK(q[1] == 1 && q[0] == 0 && q[2] == 0 && q[3] == 0, "greedy");
+
+    // as coded: weight 1 as soon as clip_min is above 1/2
+    CHECK(coded_weight(0.7, 0.55) == 1 && coded_weight(0.7, 0.5) == nelbo_weight(0.7) && nelbo_weight(0.7) == 1/0.7, "weights");
 
     // SUBS: MASK is impossible, an uncovered token is certain
     real logits[4] = {1, 2, 30, 0};

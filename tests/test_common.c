@@ -141,6 +141,10 @@ static void test_text(void) {
         free(id), free(out);
         vocabulary_free(&v);
     }
+    int pairs[2][2] = {{'t', 'h'}, {'h', 'e'}}, ids[8];   // the earlier merge wins: th+e, not t+he
+    Vocabulary two = vocabulary_create(false, 2, (const int (*)[2])pairs);
+    CHECK(encode(&two, "the he", 6, ids) == 4 && ids[0] == 256 && ids[1] == 'e' && ids[2] == ' ' && ids[3] == 257, "%d %d %d %d", ids[0], ids[1], ids[2], ids[3]);
+    vocabulary_free(&two);
     char mixed[] = "Hello,  World! 42 times";
     size_t n = fold_text8(mixed, strlen(mixed));
     CHECK(n == 17 && !memcmp(mixed, "hello world times", 17), "%.*s", (int)n, mixed);
