@@ -4,20 +4,21 @@
    start as MASK and are uncovered in random order, as a masked diffusion model does. Blocks of one token are next-token prediction,
    one block is full-sequence diffusion.
 
-       make bd3lm && ./bd3lm train && ./bd3lm sample --watch
+       make bd3lm data && ./bd3lm train && ./bd3lm sample --watch
 
    Start reading at METHOD (section 3), then loss (5), sampling (6), then the network (4). One step further down is common.h (ops),
    then cpu_kernels.c.
    Not here: ancestral sampling, stop rules, search of the clipping interval, SEDD.
 
    paper             here                                    (t is always a position in this repository, never a level)
-   L, L', B          T, block, blocks                        tokens of a sequence, tokens of a block, T / block
+   L, L', B          T, block, T / block                     tokens of a sequence, tokens of a block, blocks
    t, alpha_t        tau, 1 - mask_prob(tau)                 level of a block, in (0, 1]
    x^b, x_t^b        x, x_tau                                clean and noisy tokens
    m, V              mask, V                                 id of MASK, number of ids, MASK included
    x_theta           forward()                               the network
    beta, omega       clip_min, clip_max                      levels are drawn from [clip_min, clip_max]                                        */
 #include "common.h"     // brings: tensors, tape, ops, parameters, checkpoints; through io.h: files, command line
+                        //         NEW(type, n): zeroed, you free it; HOST(type, n) and to_device(): live until the next begin_step()
 #include "data/text.h"  // brings: bytes or text8 or byte pairs as symbols, splits, measures of sample quality
 
 // ---- 1. configuration ---------------------------------------------------------------------------------------------------------
@@ -26,24 +27,25 @@ typedef struct NetConfig {
     int NL, C, NH;              // layers, width, heads, e.g. 12, 768, 12 (paper, small)
     int cond;                   // width of the level's embedding, e.g. 128
     int V, mask;                // vocabulary with BOS and MASK; id of MASK
-    bool adaln;                 // modulation by the level; false for the autoregressive network
+    bool adaln;                 // modulated branches (adaLN-zero); false for the autoregressive network
     int freq, mlp;              // sinusoids of a level, e.g. 256; width of the MLP over C, e.g. 4
     double rope_base, eps;      // 10000; 1e-5 under the root of LayerNorm
 } NetConfig;
 
 static struct {
     int layers, width, heads, cond, length, block, merges, steps, batch, warmup, seed, threads, samples, characters, draws;
-    double lr, dropout, clip, ema, clip_min, clip_max, nucleus;
+    double lr, dropout, max_norm, ema, clip_min, clip_max, nucleus;
     const char *data, *charset, *objective, *out, *prompt, *split, *device;
     bool resume, force, watch, quality, naive;
 } opt = {
     .layers = 3, .width = 128, .heads = 4, .cond = 128, .length = 64, .block = 4, .merges = 4000, .steps = 900, .batch = 8, .warmup = 50, .seed = 1,
     .samples = 1, .characters = 512, .draws = 1,
-    .lr = 1e-3, .clip = 1, .ema = 0.9999, .clip_min = 1e-3, .clip_max = 1, .nucleus = 0.9,
+    .lr = 1e-3, .max_norm = 1, .ema = 0.9999, .clip_min = 1e-3, .clip_max = 1, .nucleus = 0.9,
     .data = "data/cache/kjv.txt", .charset = "bytes", .objective = "bd3", .out = "out/bd3lm", .prompt = "", .split = "test", .device = "cpu",
 };
 
 static Option options[] = {
+    // name, type, variable with its default, smallest, largest, verbs, meaning, saved in checkpoints, given
     {"data",     TEXT, &opt.data,      0, 0, " train eval sample ", "text file", true, false},
     {"charset",  TEXT, &opt.charset,   0, 0, " train ", "bytes, or text8: 27 symbols", true, false},
     {"vocab",    INT,  &opt.merges,    0, 60000, " train ", "byte pairs learned from the text on top of the charset; 0: none", true, false},
@@ -59,14 +61,14 @@ static Option options[] = {
     {"steps",    INT,  &opt.steps,     1, 1e9, " train ", "optimiser steps", true, false},
     {"lr",       REAL, &opt.lr,        0, 10, " train ", "learning rate after warm-up", true, false},
     {"warmup",   INT,  &opt.warmup,    0, 1e9, " train ", "steps of linear warm-up; 0: off", true, false},
-    {"clip-grad",REAL, &opt.clip,      0, 1e9, " train ", "largest norm of the gradient; 0: off", true, false},
+    {"clip-grad",REAL, &opt.max_norm,  0, 1e9, " train ", "largest norm of the gradient; 0: off", true, false},
     {"ema",      REAL, &opt.ema,       0, 1, " train ", "decay of the moving average of the weights", true, false},
     {"clip-min", REAL, &opt.clip_min,  1e-6, 1, " train ", "smallest level drawn in training (beta)", true, false},
     {"clip-max", REAL, &opt.clip_max,  1e-6, 1, " train ", "largest level drawn in training (omega)", true, false},
     {"seed",     INT,  &opt.seed,      0, 2147483647, " train eval sample ", "seed of all randomness", true, false},
     {"samples",  INT,  &opt.samples,   1, 1000, " sample ", "texts to write, side by side", false, false},
-    {"chars",    INT,  &opt.characters,1, 1e6, " sample ", "characters of each text", false, false},
-    {"nucleus",  REAL, &opt.nucleus,   0, 1, " sample ", "keep the most likely tokens up to this total probability; 1: off", false, false},
+    {"chars",    INT,  &opt.characters,1, 1e6, " sample ", "bytes of each text, the prompt included", false, false},
+    {"nucleus",  REAL, &opt.nucleus,   0, 1, " sample ", "keep the most likely tokens up to this total probability; 1: all, 0: the likeliest alone", false, false},
     {"prompt",   TEXT, &opt.prompt,    0, 0, " sample ", "beginning of the text", false, false},
     {"watch",    FLAG, &opt.watch,     0, 1, " sample ", "show the masks of the first text turn into words", false, false},
     {"quality",  FLAG, &opt.quality,   0, 1, " sample ", "measure the texts beside held-out text", false, false},
@@ -146,24 +148,26 @@ static void draw_batch(const Corpus *c, int step, int B, int T, int *x, int *cou
 
 // ---- 3. METHOD ----------------------------------------------------------------------------------------  <- start here ---------
 // log p(x) = sum_b log p(x^b | x^<b): every block is generated by a masked diffusion model that sees the clean blocks before it.        (Sec. 3.1)
+// What is minimised is a bound of its negative, code in bd3_loss():
+//     L_BD = sum_b E_tau E_q [ w(tau) sum over the masked tokens l of block b of -log p(x_l | x_tau^b, x^<b) ]                          (Eq. 8)
 
 // Absorbing noise: at level tau a token is replaced by MASK with probability 1 - alpha(tau); linear schedule alpha(tau) = 1 - tau.      (Sec. 3.1)
 static double mask_prob(double tau)    { return tau; }
 static double nelbo_weight(double tau) { return 1 / tau; }      // -alpha'(tau) / (1 - alpha(tau))                                       (Eq. 8)
 
-// One level for each block, stratified over the batch: with N = B*blocks, level k falls into [k/N, (k+1)/N] before it is                (App. C.4)
-// stretched over [clip_min, clip_max]. Clipping changes only this law, never the weight.                                                (Sec. 5)
+// One level for each block, stratified over the batch: of N = B*blocks levels, number i falls into [i/N, (i+1)/N] before it             (App. C.4)
+// is stretched over [clip_min, clip_max]. Clipping changes only this law, never the weight.                                             (Sec. 5)
 // tau (B,blocks), u (B,blocks) uniform in [0,1)
 static void draw_levels(double *tau, const double *u, int B, int blocks, double clip_min, double clip_max, bool stratified) {
-    int N = B * blocks;
-    for (int k = 0; k < N; k++) {
-        double e = stratified ? (u[k] + k) / N : u[k];
-        tau[k] = clip_min + (clip_max - clip_min) * (e - floor(e));
+    int levels = B * blocks;
+    for (int i = 0; i < levels; i++) {
+        double e = stratified ? (u[i] + i) / levels : u[i];
+        tau[i] = clip_min + (clip_max - clip_min) * (e - floor(e));        // modulo 1: rounding may give exactly 1
     }
 }
 
 // x_tau ~ q(. | x): each token of a block is masked with the same probability. BOS, at position 0, never is.                            (Sec. 3.1)
-// x_tau, x, u (B,T), tau (B, T/block)
+// x_tau, x, u (B,T), tau (B, T/block): token i of the batch lies in block i / block, since block divides T
 static void corrupt(int *x_tau, const int *x, const double *tau, const double *u, int mask, int B, int T, int block, bool keep_bos) {
     for (int i = 0; i < B*T; i++) x_tau[i] = u[i] <= mask_prob(tau[i / block]) && !(keep_bos && i % T == 0) ? mask : x[i];
 }
@@ -171,21 +175,23 @@ static void corrupt(int *x_tau, const int *x, const double *tau, const double *u
 // What row i of the doubled sequence [noisy x_tau | clean x] attends to, T tokens each:                                                 (Sec. 3.2)
 //   a noisy row of block b sees noisy block b (M_BD) and the clean blocks before b (M_OBC);
 //   a clean row of block b sees the clean blocks up to and including b (M_BC).
-// Both copies of a token stand at the same position. Only noisy rows predict; clean rows are there to be seen.
+// Both copies of a token stand at the same position. Only noisy rows predict; clean rows are there to be seen. An interval that is not
+// needed is empty. With one block the first T rows see [0, T) and nothing clean: then the second half can be left out.
 static Span attends(int i, int T, int block) {
     int start = i % T / block * block, end = start + block;
     return i < T ? (Span){.lo = {start, T}, .hi = {end, T + start}} : (Span){.lo = {T}, .hi = {T + end}};
 }
 
 // SUBS (Sahoo et al. 2024): MASK is never predicted, and an uncovered token stays what it is. log p(. | x_tau, x^<b) at one position:     (Sec. 3.1)
-// log_p (V), logits (V), current: the token that stands there
+// log_p (V), logits (V), current: the token that stands there. For sampling; in the loss the same is done by cross_entropy(), which leaves
+// MASK out of the softmax, and by the weight 0 of tokens that are not masked.
 static void subs_log_probs(double *log_p, const real *logits, int V, int mask, int current) {
+    for (int v = 0; v < V; v++) log_p[v] = -INFINITY;
+    if (current != mask) { log_p[current] = 0; return; }
     double top = -INFINITY, sum = 0;
-    for (int v = 0; v < V; v++) if (v != mask && !((double)logits[v] <= top)) top = (double)logits[v];
+    for (int v = 0; v < V; v++) if (v != mask && !((double)logits[v] <= top)) top = (double)logits[v];      // !(<=): a NaN gets through
     for (int v = 0; v < V; v++) if (v != mask) sum += exp((double)logits[v] - top);
-    for (int v = 0; v < V; v++)
-        if (current != mask) log_p[v] = v == current ? 0 : -INFINITY;
-        else log_p[v] = v == mask ? -INFINITY : (double)logits[v] - top - log(sum);
+    for (int v = 0; v < V; v++) if (v != mask) log_p[v] = (double)logits[v] - top - log(sum);
 }
 
 // ---- 4. network ---------------------------------------------------------------------------------------------------------------
@@ -212,146 +218,149 @@ static Tensor *named(Params *ps, const char *suffix, int layer, int rows, int co
 
 // Registers all parameters and takes their memory; P: largest position + 1; cache_B, W: sequences and slots of the cache, 0 for none.
 static Net net_create(NetConfig c, bool training, uint64_t seed, int P, int cache_B, int W) {
-    Net n = {.c = c, .layer = NEW(Layer, c.NL), .cache_B = cache_B, .W = W};
-    Params *ps = &n.ps;
+    Net net = {.c = c, .layer = NEW(Layer, c.NL), .cache_B = cache_B, .W = W};
+    Params *ps = &net.ps;
     int C = c.C, M = c.mlp * C;
-    double of_C = 1 / sqrt((double)C), of_M = 1 / sqrt((double)M), of_cond = 1 / sqrt((double)c.cond), of_freq = 1 / sqrt((double)c.freq);
-    n.embedding = named(ps, "vocab_embed.embedding", -1, c.V, C, UNIFORM, of_C);
+    // PyTorch's default for a linear layer: U(-1/sqrt(fan-in), 1/sqrt(fan-in)), bias included
+    double bound_C = 1 / sqrt((double)C), bound_M = 1 / sqrt((double)M), bound_cond = 1 / sqrt((double)c.cond), bound_freq = 1 / sqrt((double)c.freq);
+    net.embedding = named(ps, "vocab_embed.embedding", -1, c.V, C, UNIFORM, bound_C);
     if (c.adaln) {
-        n.sigma0 = named(ps, "sigma_map.mlp.0.weight", -1, c.cond, c.freq, UNIFORM, of_freq);
-        n.sigma0_bias = named(ps, "sigma_map.mlp.0.bias", -1, 1, c.cond, UNIFORM, of_freq);
-        n.sigma2 = named(ps, "sigma_map.mlp.2.weight", -1, c.cond, c.cond, UNIFORM, of_cond);
-        n.sigma2_bias = named(ps, "sigma_map.mlp.2.bias", -1, 1, c.cond, UNIFORM, of_cond);
+        net.sigma0 = named(ps, "sigma_map.mlp.0.weight", -1, c.cond, c.freq, UNIFORM, bound_freq);
+        net.sigma0_bias = named(ps, "sigma_map.mlp.0.bias", -1, 1, c.cond, UNIFORM, bound_freq);
+        net.sigma2 = named(ps, "sigma_map.mlp.2.weight", -1, c.cond, c.cond, UNIFORM, bound_cond);
+        net.sigma2_bias = named(ps, "sigma_map.mlp.2.bias", -1, 1, c.cond, UNIFORM, bound_cond);
     }
     for (int l = 0; l < c.NL; l++) {
-        Layer *y = &n.layer[l];
+        Layer *y = &net.layer[l];
         y->norm1 = named(ps, "norm1.weight", l, 1, C, ONE, 0);
-        y->attn_qkv = named(ps, "attn_qkv.weight", l, 3*C, C, UNIFORM, of_C);
-        y->attn_out = named(ps, "attn_out.weight", l, C, C, UNIFORM, of_C);
+        y->attn_qkv = named(ps, "attn_qkv.weight", l, 3*C, C, UNIFORM, bound_C);
+        y->attn_out = named(ps, "attn_out.weight", l, C, C, UNIFORM, bound_C);
         y->norm2 = named(ps, "norm2.weight", l, 1, C, ONE, 0);
-        y->mlp0 = named(ps, "mlp.0.weight", l, M, C, UNIFORM, of_C);
-        y->mlp0_bias = named(ps, "mlp.0.bias", l, 1, M, UNIFORM, of_C);
-        y->mlp2 = named(ps, "mlp.2.weight", l, C, M, UNIFORM, of_M);
-        y->mlp2_bias = named(ps, "mlp.2.bias", l, 1, C, UNIFORM, of_M);
+        y->mlp0 = named(ps, "mlp.0.weight", l, M, C, UNIFORM, bound_C);
+        y->mlp0_bias = named(ps, "mlp.0.bias", l, 1, M, UNIFORM, bound_C);
+        y->mlp2 = named(ps, "mlp.2.weight", l, C, M, UNIFORM, bound_M);
+        y->mlp2_bias = named(ps, "mlp.2.bias", l, 1, C, UNIFORM, bound_M);
         if (!c.adaln) continue;
         y->ada = named(ps, "adaLN_modulation.weight", l, 6*C, c.cond, ZERO, 0);        // gates start at 0: every layer starts as the identity
         y->ada_bias = named(ps, "adaLN_modulation.bias", l, 1, 6*C, ZERO, 0);
     }
-    n.norm_final = named(ps, "output_layer.norm_final.weight", -1, 1, C, ONE, 0);
-    n.linear = named(ps, "output_layer.linear.weight", -1, c.V, C, ZERO, 0);
-    n.linear_bias = named(ps, "output_layer.linear.bias", -1, 1, c.V, ZERO, 0);
+    net.norm_final = named(ps, "output_layer.norm_final.weight", -1, 1, C, ONE, 0);
+    net.linear = named(ps, "output_layer.linear.weight", -1, c.V, C, ZERO, 0);
+    net.linear_bias = named(ps, "output_layer.linear.bias", -1, 1, c.V, ZERO, 0);
     if (c.adaln) {
-        n.ada = named(ps, "output_layer.adaLN_modulation.weight", -1, 2*C, c.cond, ZERO, 0);
-        n.ada_bias = named(ps, "output_layer.adaLN_modulation.bias", -1, 1, 2*C, ZERO, 0);
+        net.ada = named(ps, "output_layer.adaLN_modulation.weight", -1, 2*C, c.cond, ZERO, 0);
+        net.ada_bias = named(ps, "output_layer.adaLN_modulation.bias", -1, 1, 2*C, ZERO, 0);
     }
     params_create(ps, training, seed);
-    n.rope = rope_create(P, C / c.NH, c.rope_base);
-    if (cache_B) n.cache = arena_take(&persistent, (size_t)c.NL * (size_t)cache_B * (size_t)W * 2*(size_t)C * sizeof(real));
-    return n;
+    net.rope = rope_create(P, C / c.NH, c.rope_base);
+    if (cache_B) net.cache = arena_take(&persistent, (size_t)c.NL * (size_t)cache_B * (size_t)W * 2*(size_t)C * sizeof(real));
+    return net;
 }
-static void net_free(Net *n) { params_free(&n->ps); free(n->layer); *n = (Net){0}; }
+static void net_free(Net *net) { params_free(&net->ps); free(net->layer); *net = (Net){0}; }
 
-// What the network is shown: ids (B,T), and for each of the T rows of a sequence its position and what it attends to.
-// With a cache (slot >= 0) the rows are stored at slots slot.. and spans are intervals of the cache.
-typedef struct View { int B, T, slot; const int *id, *position; const Span *span; } View;
+// What the network is shown: ids (B,T), and for each of the T rows of a sequence its position and what it attends to. (In the doubled pass
+// T counts both copies.) With a cache (slot >= 0) the rows are stored at slots slot.. and spans are intervals of the cache.
+typedef struct Input { int B, T, slot; const int *id, *position; const Span *span; } Input;
 
 // Logits (1,N,V) of the rows row[0..N-1] of the B*T; N = 0: none (NULL), the pass only fills the cache.
-static Tensor *forward(Net *n, View v, const int *row, int N) {
-    NetConfig c = n->c;
-    size_t rows = (size_t)v.B * (size_t)v.T;
-    int *place = HOST(int, rows);
-    for (size_t i = 0; i < rows; i++) place[i] = v.position[i % (size_t)v.T];
-    const int *id = to_device(v.id, rows * sizeof(int)), *position = to_device(place, rows * sizeof(int));
-    const Span *span = to_device(v.span, (size_t)v.T * sizeof(Span));
+static Tensor *forward(Net *net, Input in, const int *row, int N) {
+    NetConfig c = net->c;
+    size_t all = (size_t)in.B * (size_t)in.T;
+    int *row_position = HOST(int, all);
+    for (size_t i = 0; i < all; i++) {
+        row_position[i] = in.position[i % (size_t)in.T];
+        if (row_position[i] >= net->rope.P) die("internal error: position %d, rotary tables end at %d", row_position[i], net->rope.P);
+    }
+    const int *id = to_device(in.id, all * sizeof(int)), *position = to_device(row_position, all * sizeof(int));
+    const Span *span = to_device(in.span, (size_t)in.T * sizeof(Span));
 
-    Tensor *x = embedding(n->embedding, id, v.B, v.T), *cond = NULL;
+    Tensor *x = embedding(net->embedding, id, in.B, in.T), *cond = NULL;
     if (c.adaln) {
         const double *level = to_device(&(double){0}, sizeof(double));
-        cond = linear(linear(level_features(level, 1, c.freq), n->sigma0, n->sigma0_bias, SILU), n->sigma2, n->sigma2_bias, SILU);
+        cond = linear(linear(level_features(level, 1, c.freq), net->sigma0, net->sigma0_bias, SILU), net->sigma2, net->sigma2_bias, SILU);
     }
     for (int l = 0; l < c.NL; l++) {
-        Layer *y = &n->layer[l];
+        Layer *y = &net->layer[l];
         Tensor *mod = c.adaln ? linear(cond, y->ada, y->ada_bias, LINEAR_ONLY) : NULL;         // shift, scale, gate; twice
         Modulation attn = {mod, NULL, 0, c.C, 2*c.C}, mlp = {mod, NULL, 3*c.C, 4*c.C, 5*c.C};
 
         Tensor *qkv = linear(norm_modulate(x, y->norm1, attn, c.eps), y->attn_qkv, NULL, LINEAR_ONLY);
-        rope(qkv, n->rope, position, 2*c.NH);                                                   // queries and keys
-        real *cache = n->cache ? n->cache + (size_t)l * (size_t)n->cache_B * (size_t)n->W * 2*(size_t)c.C : NULL;
-        Tensor *a = v.slot < 0 ? attention(qkv, span, c.NH) : attention_cached(qkv, cache, n->W, v.slot, span, c.NH);
+        rope(qkv, net->rope, position, 2*c.NH);                                                   // queries and keys
+        real *cache = net->cache ? net->cache + (size_t)l * (size_t)net->cache_B * (size_t)net->W * 2*(size_t)c.C : NULL;
+        Tensor *a = in.slot < 0 ? attention(qkv, span, c.NH) : attention_cached(qkv, cache, net->W, in.slot, span, c.NH);
         if (l == c.NL - 1 && !N) return NULL;
-        n->drop.stream++;
-        x = gated_residual(x, linear(a, y->attn_out, NULL, LINEAR_ONLY), attn, n->drop);
+        net->drop.stream++;
+        x = gated_residual(x, linear(a, y->attn_out, NULL, LINEAR_ONLY), attn, net->drop);
 
         Tensor *h = linear(norm_modulate(x, y->norm2, mlp, c.eps), y->mlp0, y->mlp0_bias, GELU);
-        n->drop.stream++;
-        x = gated_residual(x, linear(h, y->mlp2, y->mlp2_bias, LINEAR_ONLY), mlp, n->drop);
+        net->drop.stream++;
+        x = gated_residual(x, linear(h, y->mlp2, y->mlp2_bias, LINEAR_ONLY), mlp, net->drop);
     }
     x = gather_rows(x, to_device(row, (size_t)N * sizeof(int)), N);
-    Modulation out = {c.adaln ? linear(cond, n->ada, n->ada_bias, LINEAR_ONLY) : NULL, NULL, 0, c.C, 0};
-    return linear(norm_modulate(x, n->norm_final, out, c.eps), n->linear, n->linear_bias, LINEAR_ONLY);
+    Modulation out = {c.adaln ? linear(cond, net->ada, net->ada_bias, LINEAR_ONLY) : NULL, NULL, 0, c.C, 0};
+    return linear(norm_modulate(x, net->norm_final, out, c.eps), net->linear, net->linear_bias, LINEAR_ONLY);
 }
 
 // ---- 5. loss ------------------------------------------------------------------------------------------------------------------
 
-typedef struct Loss { Tensor *loss, *logits, *row_loss; double counted; } Loss;    // loss: mean over the counted tokens; row_loss: w * nll of each
+typedef struct Loss { Tensor *loss, *logits, *row_loss; double n_counted; } Loss;  // loss: mean over the counted tokens; row_loss: w * nll of each
 
-// sum over the rows of weight * -log p(target), over `all` counted tokens
-static Loss mean_loss(Net *n, Tensor *logits, const int *target, const double *weight, double all) {
+// (1 / n_counted) sum over the rows of weight * -log p(target)
+static Loss mean_loss(Net *net, Tensor *logits, const int *target, const double *weight, double n_counted) {
     size_t N = (size_t)rows(logits);
-    Loss l = {.logits = logits, .counted = all};
-    l.loss = cross_entropy(logits, to_device(target, N * sizeof(int)), to_device(weight, N * sizeof(double)), 1 / all, n->c.mask, &l.row_loss);
+    Loss l = {.logits = logits, .n_counted = n_counted};
+    l.loss = cross_entropy(logits, to_device(target, N * sizeof(int)), to_device(weight, N * sizeof(double)), 1 / n_counted, net->c.mask, &l.row_loss);
     return l;
 }
 
 // L_BD = E sum_b w(tau_b) * -log p(x^b | x_tau^b, x^<b), the mean over all counted tokens, masked or not.                               (Eq. 8)
 // x, x_tau, counted (B,T) 1 or 0; w (B, T/block). One block sees no clean tokens: nothing is doubled (MDLM).
-static Loss bd3_loss(Net *n, const int *x, const int *x_tau, const double *w, const int *counted, int B, int T, int block) {
-    int rows = B * T, copies = T == block ? 1 : 2, each = copies * T;
-    int *id = HOST(int, B * each), *position = HOST(int, each), *row = HOST(int, rows);
-    Span *span = HOST(Span, each);
-    double *weight = HOST(double, rows), all = 0;
-    for (int i = 0; i < each; i++) position[i] = i % T, span[i] = attends(i, T, block);
+static Loss bd3_loss(Net *net, const int *x, const int *x_tau, const double *w, const int *counted, int B, int T, int block) {
+    int N = B * T, copies = T == block ? 1 : 2, S = copies * T;             // S rows of a sequence
+    int *id = HOST(int, B * S), *position = HOST(int, S), *row = HOST(int, N);
+    Span *span = HOST(Span, S);
+    double *weight = HOST(double, N), n_counted = 0;
+    for (int i = 0; i < S; i++) position[i] = i % T, span[i] = attends(i, T, block);
     for (int b = 0; b < B; b++)
         for (int t = 0; t < T; t++) {
             int i = b*T + t;
-            id[b*each + t] = x_tau[i];
-            if (copies == 2) id[b*each + T + t] = x[i];
-            row[i] = b*each + t;
-            weight[i] = counted[i] && x_tau[i] == n->c.mask ? w[i / block] : 0;                // SUBS: an unmasked token costs nothing
-            all += counted[i];
+            id[b*S + t] = x_tau[i];
+            if (copies == 2) id[b*S + T + t] = x[i];
+            row[i] = b*S + t;
+            weight[i] = counted[i] && x_tau[i] == net->c.mask ? w[i / block] : 0;                // SUBS: an unmasked token costs nothing
+            n_counted += counted[i];
         }
-    return mean_loss(n, forward(n, (View){B, each, -1, id, position, span}, row, rows), x, weight, all);
+    return mean_loss(net, forward(net, (Input){B, S, -1, id, position, span}, row, N), x, weight, n_counted);
 }
 
 // The yardstick: -log p(x_t | x_<t), each token predicted from the row before it. All T-1 predictions of a sequence, exactly.
-static Loss ar_loss(Net *n, const int *x, const int *counted, int B, int T) {
-    int S = T - 1, rows = B * S;
-    int *id = HOST(int, rows), *target = HOST(int, rows), *position = HOST(int, S), *row = HOST(int, rows);
+static Loss ar_loss(Net *net, const int *x, const int *counted, int B, int T) {
+    int S = T - 1, N = B * S;
+    int *id = HOST(int, N), *target = HOST(int, N), *position = HOST(int, S), *row = HOST(int, N);
     Span *span = HOST(Span, S);
-    double *weight = HOST(double, rows), all = 0;
+    double *weight = HOST(double, N), n_counted = 0;
     for (int t = 0; t < S; t++) position[t] = t, span[t] = (Span){.lo = {0}, .hi = {t + 1}};
     for (int b = 0; b < B; b++)
         for (int t = 0; t < S; t++) {
             int i = b*S + t;
             id[i] = x[b*T + t], target[i] = x[b*T + t + 1], row[i] = i;
-            all += weight[i] = counted[b*T + t + 1];
+            n_counted += weight[i] = counted[b*T + t + 1];
         }
-    return mean_loss(n, forward(n, (View){B, S, -1, id, position, span}, row, rows), target, weight, all);
+    return mean_loss(net, forward(net, (Input){B, S, -1, id, position, span}, row, N), target, weight, n_counted);
 }
 
-// The loss of one batch with fresh levels and masks from (seed, purpose, step)
-static Loss draw_loss(Net *n, const int *x, const int *counted, int B, int T, int block, Purpose purpose, uint64_t number,
+// The loss of one batch with fresh levels and masks, drawn from stream (purpose, number)
+static Loss draw_loss(Net *net, const int *x, const int *counted, int B, int T, int block, Purpose purpose, uint64_t number,
                       double clip_min, double clip_max) {
-    int blocks = B * T / block;
-    double *u = HOST(double, B*T), *tau = HOST(double, blocks);
-    int *x_tau = HOST(int, B*T);
+    int levels = B * (T / block), *x_tau = HOST(int, B*T);
+    double *u = HOST(double, B*T), *tau = HOST(double, levels), *w = HOST(double, levels);
     Rng r = rng((uint64_t)opt.seed, purpose, number);
-    for (int i = 0; i < blocks; i++) u[i] = uniform(&r);
+    for (int i = 0; i < levels; i++) u[i] = uniform(&r);
     draw_levels(tau, u, B, T / block, clip_min, clip_max, true);
     for (int i = 0; i < B*T; i++) u[i] = uniform(&r);
-    corrupt(x_tau, x, tau, u, n->c.mask, B, T, block, true);
-    for (int i = 0; i < blocks; i++) tau[i] = nelbo_weight(tau[i]);
-    return bd3_loss(n, x, x_tau, tau, counted, B, T, block);
+    corrupt(x_tau, x, tau, u, net->c.mask, B, T, block, true);
+    for (int i = 0; i < levels; i++) w[i] = nelbo_weight(tau[i]);
+    return bd3_loss(net, x, x_tau, w, counted, B, T, block);
 }
 
 // ---- 6. sampling --------------------------------------------------------------------------------------------------------------
@@ -397,7 +406,7 @@ static int draw_token(const real *logits, NetConfig c, double top, Rng *r) {
 
 typedef struct Sampler {
     Net *net;
-    int B, L, block;                                    // sequences side by side; room of each; tokens of a block (1: AR)
+    int B, L, block;                                    // sequences side by side; tokens that each has room for; tokens of a block (1: AR)
     int *x, *pick;                                      // (B,L), MASK where nothing is known yet; (B) the position in the block that comes next
     double top;                                         // nucleus
     Rng rng;
@@ -407,7 +416,7 @@ typedef struct Sampler {
 
 // The rows start..start+n-1 of every sequence through the network and into the cache. Returns, on the host, the logits (B,V) of one row of
 // each sequence, pick[b] of n; pick NULL: none. The cache is a ring of W slots: the oldest tokens are overwritten, and positions go on
-// (rotary attention sees only their differences).
+// (rotary attention sees only their differences). A block divides W, so it never wraps. The result lives until the next call.
 static real *forward_cached(Sampler *s, int start, int n, const int *pick) {
     begin_step();
     int B = s->B, W = s->net->W, V = s->net->c.V, seen = start + n < W ? start + n : W;
@@ -418,7 +427,7 @@ static real *forward_cached(Sampler *s, int start, int n, const int *pick) {
         memcpy(id + b*n, s->x + (size_t)b*(size_t)s->L + start, (size_t)n * sizeof(int));
         if (pick) row[b] = b*n + pick[b];
     }
-    Tensor *logits = forward(s->net, (View){B, n, start % W, id, position, span}, row, pick ? B : 0);
+    Tensor *logits = forward(s->net, (Input){B, n, start % W, id, position, span}, row, pick ? B : 0);
     s->forwards++;
     if (!pick) return NULL;
     real *out = HOST(real, B * V);
@@ -439,8 +448,8 @@ static void sample_block(Sampler *s, int start) {
     for (; masks > 0; masks--) {
         for (int b = 0; b < s->B; b++) {
             const int *x = s->x + (size_t)b*(size_t)s->L + start;
-            int left = below(&s->rng, masks);
-            for (int t = 0; t < n; t++) if (x[t] == s->net->c.mask && left-- == 0) { pick[b] = t; break; }
+            int which = below(&s->rng, masks);          // of the tokens that are still masked, from the left
+            for (pick[b] = 0; x[pick[b]] != s->net->c.mask || which-- > 0;) pick[b]++;
         }
         const real *logits = forward_cached(s, start, n, pick);
         for (int b = 0; b < s->B; b++) fill_in(s, b, start + pick[b], logits);
@@ -464,17 +473,16 @@ static void sample_next(Sampler *s, int t) {
 
 typedef struct Result { double nats, error, bits_per_char; long tokens; } Result;      // nats per token and its standard error
 
-// Mean loss over consecutive windows of a part: Monte-Carlo NELBO over the whole range of levels (an upper bound of -log p), exact for AR.
-// BOS is not counted. `windows` 0: all of them.
-static Result evaluate(Net *n, const Corpus *c, Split split, int B, int T, int block, bool ar, int draws, int windows, bool show) {
+// Mean loss over consecutive windows of a part: Monte-Carlo NELBO with levels from the paper's [0.001, 1], whatever training used (an upper
+// bound of -log p); exact for AR. BOS is not counted. In a dry run: one batch.
+static Result evaluate(Net *net, const Corpus *c, Split split, int B, int T, int block, bool ar, int draws, bool show) {
     int all = (int)((c->n[split] + (size_t)T - 2) / (size_t)(T - 1)), *x = NEW(int, B*T), *counted = NEW(int, B*T);
-    if (windows && windows < all) all = windows;
     if (dry) all = all < B ? all : B;
     double sum = 0, sum2 = 0, tokens = 0, characters = 0;
     uint64_t number = 0;
     bool off = tape.off;
     tape.off = true;
-    for (int w0 = 0; w0 < all && !interrupted; w0 += B) {
+    for (int w0 = 0; w0 < all; w0 += B) {
         int Bw = all - w0 < B ? all - w0 : B;
         for (int b = 0; b < Bw; b++) {
             window(c, split, (size_t)(w0 + b) * (size_t)(T - 1), T, x + b*T, counted + b*T);
@@ -483,10 +491,10 @@ static Result evaluate(Net *n, const Corpus *c, Split split, int B, int T, int b
         }
         for (int d = 0; d < (ar ? 1 : draws); d++) {
             begin_step();
-            Loss loss = ar ? ar_loss(n, x, counted, Bw, T) : draw_loss(n, x, counted, Bw, T, block, RNG_EVAL, number++, 1e-3, 1);
+            Loss loss = ar ? ar_loss(net, x, counted, Bw, T) : draw_loss(net, x, counted, Bw, T, block, RNG_EVAL, number++, 1e-3, 1);
             real mean;
             download(&mean, loss.loss->data, sizeof mean);
-            sum += (double)mean * loss.counted, sum2 += (double)mean * (double)mean * loss.counted, tokens += loss.counted;
+            sum += (double)mean * loss.n_counted, sum2 += (double)mean * (double)mean * loss.n_counted, tokens += loss.n_counted;
         }
         if (show) progress(w0 + B >= all, "windows %6d/%d | nats per token %.4f", w0 + Bw, all, sum / tokens);
     }
@@ -520,7 +528,8 @@ static NetConfig net_config(const Vocabulary *v) {
     if (opt.length % opt.block) die("--block %d does not divide --length %d", opt.block, opt.length);
     if (opt.width % opt.heads) die("--heads %d do not divide --width %d", opt.heads, opt.width);
     if (opt.clip_min > opt.clip_max) die("--clip-min %g is larger than --clip-max %g", opt.clip_min, opt.clip_max);
-    return (NetConfig){opt.layers, opt.width, opt.heads, opt.cond, v->size, v->mask, !is_ar(), 256, 4, 10000, 1e-5};
+    return (NetConfig){.NL = opt.layers, .C = opt.width, .NH = opt.heads, .cond = opt.cond, .V = v->size, .mask = v->mask, .adaln = !is_ar(),
+                       .freq = 256, .mlp = 4, .rope_base = 10000, .eps = 1e-5};
 }
 
 static const char *checkpoint_path(void) { return path_in(opt.out, "bd3lm.safetensors"); }
@@ -541,25 +550,25 @@ static SafeTensors open_checkpoint(Corpus *corpus, int *step_done, const char *m
 }
 
 // one optimiser step; returns the loss, and the norm of the gradient
-static double train_step(Net *n, const Corpus *c, int step, int *x, int *counted, double *norm) {
+static double train_step(Net *net, const Corpus *c, int step, int *x, int *counted, double *norm) {
     begin_step();
     draw_batch(c, step, opt.batch, opt.length, x, counted);
-    zero_grad(&n->ps);
-    n->drop = (Dropout){opt.dropout, (uint64_t)opt.seed, stream_of(RNG_DROPOUT, (uint64_t)step << 16)};
-    Loss loss = is_ar() ? ar_loss(n, x, counted, opt.batch, opt.length)
-                        : draw_loss(n, x, counted, opt.batch, opt.length, opt.block, RNG_LEVEL, (uint64_t)step, opt.clip_min, opt.clip_max);
+    zero_grad(&net->ps);
+    net->drop = (Dropout){opt.dropout, (uint64_t)opt.seed, stream_of(RNG_DROPOUT, (uint64_t)step << 16)};
+    Loss loss = is_ar() ? ar_loss(net, x, counted, opt.batch, opt.length)
+                        : draw_loss(net, x, counted, opt.batch, opt.length, opt.block, RNG_LEVEL, (uint64_t)step, opt.clip_min, opt.clip_max);
     real value;
     download(&value, loss.loss->data, sizeof value);
     backward(loss.loss, PARAMS);
-    *norm = grad_norm(&n->ps);
+    *norm = grad_norm(&net->ps);
     if (!dry && !(isfinite(value) && isfinite(*norm))) {
-        const char *what, *name = first_not_finite(&n->ps, &what);
+        const char *what, *name = first_not_finite(&net->ps, &what);
         die("step %d: loss %g, gradient norm %g: the first tensor that is not finite is the %s %s (try a smaller --lr)",
             step, (double)value, *norm, what, name ? name : "?");
     }
-    params_update(&n->ps, (AdamW){.lr = opt.lr * (opt.warmup ? fmin(1, (double)step / opt.warmup) : 1), .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8,
-                                  .max_norm = opt.clip, .ema = opt.ema, .step = step});
-    n->drop.p = 0;
+    params_update(&net->ps, (AdamW){.lr = opt.lr * (opt.warmup ? fmin(1, (double)step / opt.warmup) : 1), .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8,
+                                  .max_norm = opt.max_norm, .ema = opt.ema, .step = step});
+    net->drop.p = 0;
     return (double)value;
 }
 
@@ -570,7 +579,7 @@ static int run_train(int files, char **file) {
     Corpus corpus;
     SafeTensors st = {0};
     int done = 0;
-    if (opt.resume) st = open_checkpoint(&corpus, &done, "steps");
+    if (opt.resume) st = open_checkpoint(&corpus, &done, " steps ");
     else {
         if (exists(path) && !opt.force) die("%s is there already: --resume goes on, --force overwrites it, --out names another place", path);
         corpus = corpus_load(opt.data, NULL, 0);
@@ -586,13 +595,13 @@ static int run_train(int files, char **file) {
     int *x = NEW(int, B*T), *counted = NEW(int, B*T);
     double norm;
     begin_dry_run();
-    Net n = net_create(c, true, (uint64_t)opt.seed, T, 0, 0);
-    train_step(&n, &corpus, 1, x, counted, &norm);
-    net_free(&n);
+    Net net = net_create(c, true, (uint64_t)opt.seed, T, 0, 0);
+    train_step(&net, &corpus, 1, x, counted, &norm);
+    net_free(&net);
     end_dry_run(true);
-    n = net_create(c, true, (uint64_t)opt.seed, T, 0, 0);
-    printf("network: %zu parameters\n", params_count(&n.ps));
-    if (opt.resume) { checkpoint_resume(&st, path, &n.ps); st_free(&st); }
+    net = net_create(c, true, (uint64_t)opt.seed, T, 0, 0);
+    printf("network: %zu parameters\n", params_count(&net.ps));
+    if (opt.resume) { checkpoint_resume(&st, path, &net.ps); st_free(&st); }
 
     make_directory(opt.out);
     FILE *log = fopen(path_in(opt.out, "log.csv"), opt.resume ? "a" : "w");
@@ -602,7 +611,7 @@ static int run_train(int files, char **file) {
     double start = seconds(), loss = 0, recent = 0;
     int first = done, seen = 0;
     while (done < opt.steps && !interrupted) {
-        loss = train_step(&n, &corpus, ++done, x, counted, &norm);
+        loss = train_step(&net, &corpus, ++done, x, counted, &norm);
         recent += (loss - recent) / (++seen < 50 ? seen : 50);      // mean of about the last fifty
         double spent = seconds() - start, rate = (done - first) / spent;
         fprintf(log, "%d,%.6g,%.6g,%.2f\n", done, loss, norm, spent);
@@ -611,10 +620,10 @@ static int run_train(int files, char **file) {
     }
     fclose(log);
     double spent = seconds() - start;
-    checkpoint_save(path, &n.ps, options, done, "vocab.merges", &corpus.vocab.merge[0][0], (size_t)corpus.vocab.merges * 2);
+    checkpoint_save(path, &net.ps, options, done, "vocab.merges", &corpus.vocab.merge[0][0], (size_t)corpus.vocab.merges * 2);
     printf("train: steps=%d loss=%.4f parameters=%zu tokens_per_s=%.0f seconds=%.1f\n",
-           done, recent, params_count(&n.ps), (double)(done - first) * B * T / spent, spent);
-    net_free(&n);
+           done, recent, params_count(&net.ps), (double)(done - first) * B * T / spent, spent);
+    net_free(&net);
     corpus_free(&corpus);
     free(x), free(counted);
     return 0;
@@ -625,7 +634,7 @@ static int run_eval(int files, char **file) {
     set_up();
     int done;
     Corpus corpus;
-    SafeTensors st = open_checkpoint(&corpus, &done, "data seed batch");
+    SafeTensors st = open_checkpoint(&corpus, &done, " data seed batch ");
     NetConfig c = net_config(&corpus.vocab);
     const char *names[] = {"train", "validation", "test"};
     int split = 0;
@@ -634,17 +643,17 @@ static int run_eval(int files, char **file) {
     if (!corpus.n[split]) die("%s: no symbols in the %s part", opt.data, opt.split);
     print_configuration("eval", options);
     begin_dry_run();
-    Net n = net_create(c, false, 0, opt.length, 0, 0);
-    evaluate(&n, &corpus, split, opt.batch, opt.length, opt.block, is_ar(), 1, 0, false);
-    net_free(&n);
+    Net net = net_create(c, false, 0, opt.length, 0, 0);
+    evaluate(&net, &corpus, split, opt.batch, opt.length, opt.block, is_ar(), 1, false);
+    net_free(&net);
     end_dry_run(true);
-    n = net_create(c, false, 0, opt.length, 0, 0);
-    checkpoint_read(&st, checkpoint_path(), &n.ps, "ema.", n.ps.data);
+    net = net_create(c, false, 0, opt.length, 0, 0);
+    checkpoint_read(&st, checkpoint_path(), &net.ps, "ema.", net.ps.data);
     st_free(&st);
-    Result r = evaluate(&n, &corpus, split, opt.batch, opt.length, opt.block, is_ar(), opt.draws, 0, true);
+    Result r = evaluate(&net, &corpus, split, opt.batch, opt.length, opt.block, is_ar(), opt.draws, true);
     printf("eval: split=%s tokens=%ld nats=%.4f stderr=%.4f ppl=%.3f bits_per_char=%.4f\n",
            opt.split, r.tokens, r.nats, r.error, exp(r.nats), r.bits_per_char);
-    net_free(&n);
+    net_free(&net);
     corpus_free(&corpus);
     return 0;
 }
@@ -652,26 +661,43 @@ static int run_eval(int files, char **file) {
 // --watch: on a terminal the current line is redrawn in place; in a pipe every state is a line of its own.
 static const Vocabulary *watch_vocab;
 static void watch(const Sampler *s, int start, int end) {
-    static char text[1 << 16], line[256];
-    static size_t printed;                              // bytes of text that stand on finished lines
-    size_t n = decode(watch_vocab, s->x, (size_t)start, "", text), from = n;
-    while (from > 0 && text[from - 1] != '\n' && n - from < 4096) from--;
-    if (from < printed) from = printed;
-    while (n - from > 76) {                             // a full line: break it at a space and leave it
-        size_t cut = from + 76;
-        while (cut > from && text[cut] != ' ') cut--;
-        if (cut == from) cut = from + 76;
-        if (isatty(STDOUT_FILENO)) printf("\r\033[K%.*s\n", (int)(cut - from), text + from);
-        from = printed = cut + (text[cut] == ' ');
+    enum { WIDTH = 76, TAIL = 2 * WIDTH };              // columns of a line; tokens that surely fill more than one
+    static char text[TAIL * MAX_PIECE + 1], masked[1 << 16];
+    static int first;                                   // the first token of the current line
+    bool terminal = isatty(STDOUT_FILENO);
+    if (start - first > TAIL) first = start - TAIL;
+    decode(watch_vocab, s->x + first, (size_t)(start - first), "", text);
+    if (strlen(text) > WIDTH) {                         // a full line stays as it is, and the next one begins with this block
+        if (terminal) printf("\r\033[K%s\n", text);
+        first = start;
+        text[0] = 0;
     }
-    char *block = text + n + 1;
-    decode(watch_vocab, s->x + start, (size_t)(end - start < 256 ? end - start : 256), "\u2591", block);
-    for (char *p = text + from; p < text + n; p++) if (*p == '\n') *p = ' ';
-    for (char *p = block; *p; p++) if (*p == '\n') *p = ' ';
-    snprintf(line, sizeof line, "%s", text + from);
-    printf(isatty(STDOUT_FILENO) ? "\r\033[K%s%s" : "%s%s\n", line, block);
+    int shown = end - start < 256 ? end - start : 256;
+    decode(watch_vocab, s->x + start, (size_t)shown, "\u2591", masked);
+    for (char *p = text; *p; p++) if (*p == '\n') *p = ' ';
+    for (char *p = masked; *p; p++) if (*p == '\n') *p = ' ';
+    printf(terminal ? "\r\033[K%s%s" : "%s%s\n", text, masked);
     fflush(stdout);
-    if (isatty(STDOUT_FILENO)) usleep(20000);
+    if (terminal) usleep(20000);
+}
+
+// Quality of B texts into `out` as key=value pairs; prints that of as many pieces of the test part, evenly spread and of the same size.
+static void print_quality(const Corpus *c, char *const *text, const size_t *size, int B, size_t chars, char *out, size_t out_size) {
+    const char *form = " known_words=%.3f entropy=%.3f distinct2=%.3f longest_copy=%d";
+    size_t from, to, train_from, train_to, *held_size = NEW(size_t, B);
+    char **held = NEW(char *, B);
+    text_split(c->size, TRAIN, &train_from, &train_to);
+    text_split(c->size, TEST, &from, &to);
+    for (int b = 0; b < B; b++) {
+        size_t at = from + (to - from) / (size_t)B * (size_t)b;
+        held[b] = c->text + at;
+        held_size[b] = to - at < chars ? to - at : chars;
+    }
+    Quality h = text_quality(held, held_size, B, c->text, train_to), q = text_quality(text, size, B, c->text, train_to);
+    snprintf(out, out_size, form, h.known_words, h.entropy, h.distinct2, h.longest_copy);
+    printf("held-out text, cut the same way:%s\n", out);
+    snprintf(out, out_size, form, q.known_words, q.entropy, q.distinct2, q.longest_copy);
+    free(held), free(held_size);
 }
 
 static int run_sample(int files, char **file) {
@@ -679,7 +705,7 @@ static int run_sample(int files, char **file) {
     set_up();
     int done;
     Corpus corpus;
-    SafeTensors st = open_checkpoint(&corpus, &done, "data seed");
+    SafeTensors st = open_checkpoint(&corpus, &done, " data seed ");
     NetConfig c = net_config(&corpus.vocab);
     Vocabulary *v = &corpus.vocab;
     size_t prompt_size = strlen(opt.prompt);
@@ -702,13 +728,13 @@ static int run_sample(int files, char **file) {
     print_configuration("sample", options);
 
     begin_dry_run();
-    Net n = net_create(c, false, 0, L, B, W);
-    s.net = &n;
+    Net net = net_create(c, false, 0, L, B, W);
+    s.net = &net;
     forward_cached(&s, 0, block, s.pick);
-    net_free(&n);
+    net_free(&net);
     end_dry_run(true);
-    n = net_create(c, false, 0, L, B, W);
-    checkpoint_read(&st, checkpoint_path(), &n.ps, "ema.", n.ps.data);
+    net = net_create(c, false, 0, L, B, W);
+    checkpoint_read(&st, checkpoint_path(), &net.ps, "ema.", net.ps.data);
     st_free(&st);
     for (size_t i = 0; i < (size_t)B * (size_t)L; i++) s.x[i] = v->mask;
     for (int b = 0; b < B; b++) {
@@ -742,27 +768,12 @@ static int run_sample(int files, char **file) {
         total += size[b];
     }
     char more[512] = "";
-    if (opt.quality) {                                  // the same number of pieces of the same size from the test part, evenly spread
-        size_t from, to, train_from, train_to, *held_size = NEW(size_t, B);
-        char **held = NEW(char *, B);
-        text_split(corpus.size, TEST, &from, &to);
-        text_split(corpus.size, TRAIN, &train_from, &train_to);
-        for (int b = 0; b < B; b++) {
-            held[b] = corpus.text + from + (to - from) / (size_t)B * (size_t)b;
-            held_size[b] = (size_t)(corpus.text + to - held[b]) < (size_t)chars ? (size_t)(corpus.text + to - held[b]) : (size_t)chars;
-        }
-        Quality q = text_quality(text, size, B, corpus.text, train_to), h = text_quality(held, held_size, B, corpus.text, train_to);
-        const char *form = " known_words=%.3f entropy=%.3f distinct2=%.3f longest_copy=%d";
-        snprintf(more, sizeof more, form, h.known_words, h.entropy, h.distinct2, h.longest_copy);
-        printf("held-out text, cut the same way:%s\n", more);
-        snprintf(more, sizeof more, form, q.known_words, q.entropy, q.distinct2, q.longest_copy);
-        free(held), free(held_size);
-    }
+    if (opt.quality) print_quality(&corpus, text, size, B, (size_t)chars, more, sizeof more);
     printf("sample: samples=%d characters=%zu nfe=%ld forwards=%ld%s characters_per_s=%.0f seconds=%.1f\n",
            B, total, s.nfe, s.forwards, more, (double)total / spent, spent);
     for (int b = 0; b < B; b++) free(text[b]);
     free(text), free(size), free(s.x), free(s.pick), free(prompt), free(prompt_id);
-    net_free(&n);
+    net_free(&net);
     corpus_free(&corpus);
     return 0;
 }

@@ -20,7 +20,7 @@
 // ---- 1. random ----------------------------------------------------------------------------------------------------------------
 // Nothing is stored but (seed, stream) and a counter: the same numbers on every device and for any number of threads.
 
-typedef enum { RNG_INIT = 1, RNG_DATA, RNG_LEVEL, RNG_MASK, RNG_DROPOUT, RNG_SAMPLE, RNG_EVAL } Purpose;
+typedef enum { RNG_INIT = 1, RNG_DATA, RNG_LEVEL, RNG_DROPOUT, RNG_SAMPLE, RNG_EVAL } Purpose;
 typedef struct Rng { uint64_t seed, stream, index; } Rng;
 
 // A stream for one purpose and one step (or tensor, or sample): streams never overlap.
@@ -36,20 +36,20 @@ static double uniform(Rng *r) {
 static int below(Rng *r, int n) { return (int)(uniform(r) * n); }
 
 // ---- 2. memory ----------------------------------------------------------------------------------------------------------------
-// Device memory comes from two arenas: `persistent` (parameters, moments, caches) lives as long as the program, `step` (activations and
-// their gradients) is emptied before every step. How large they must be is found by a dry run: the same code with kernels switched off
+// Device memory comes from two arenas: `persistent` (parameters, moments, caches) lives as long as the program, `per_step` (activations
+// and their gradients) is emptied before every step. How large they must be is found by a dry run: the same code with kernels switched off
 // and addresses that only count.
 //     begin_dry_run();  build the network, run one largest step;  end_dry_run();  then do it again for real.
 // Only kernels, upload() and download() may touch device memory. In a build with -DFAKE_DEVICE everything else that tries crashes at once.
 
 typedef struct Arena { char *base; size_t used, peak, size; } Arena;
-static Arena persistent, step;
+static Arena persistent, per_step;
 static bool dry;
 
 static void protect(int how) {
 #ifdef FAKE_DEVICE
     if (persistent.base) mprotect(persistent.base, persistent.size, how);
-    if (step.base) mprotect(step.base, step.size, how);
+    if (per_step.base) mprotect(per_step.base, per_step.size, how);
 #else
     (void)how;
 #endif
@@ -80,20 +80,20 @@ static void arena_map(Arena *a) {
 
 static void begin_dry_run(void) {
     if (persistent.base) munmap(persistent.base, persistent.size);
-    if (step.base) munmap(step.base, step.size);
-    persistent = step = (Arena){0};
+    if (per_step.base) munmap(per_step.base, per_step.size);
+    persistent = per_step = (Arena){0};
     dry = true;
 }
 
 // Maps what the dry run counted, or ends the program with one line that says what is missing.
 static void end_dry_run(bool print) {
-    double need = (double)(persistent.peak + step.peak), have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    double need = (double)(persistent.peak + per_step.peak), have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
     if (need > have) die("%.2f GB of memory are needed, this machine has %.2f GB: try a smaller --batch or network", need * 1e-9, have * 1e-9);
     if (print) printf("memory: %.1f MB persistent (weights, moments, caches), %.1f MB a step (activations, gradients)\n",
-                      (double)persistent.peak * 1e-6, (double)step.peak * 1e-6);
+                      (double)persistent.peak * 1e-6, (double)per_step.peak * 1e-6);
     dry = false;
     arena_map(&persistent);
-    arena_map(&step);
+    arena_map(&per_step);
     device_close();
 }
 
@@ -111,7 +111,7 @@ static void download(void *host, const void *device, size_t bytes) {
 }
 
 // a copy on the device that lives until the end of the step
-static void *to_device(const void *host, size_t bytes) { void *p = arena_take(&step, bytes); upload(p, host, bytes); return p; }
+static void *to_device(const void *host, size_t bytes) { void *p = arena_take(&per_step, bytes); upload(p, host, bytes); return p; }
 
 // Host memory of one step (tensors, tape, index arrays): pieces that are reused step after step, so that a step allocates nothing.
 static struct { char *piece[64]; size_t size[64], used; int n, at; } host;
@@ -156,7 +156,12 @@ typedef struct Tensor {
 } Tensor;
 enum { PARAMS = 1, INPUTS = 2 };                        // what backward() is asked for
 
-typedef struct Node { void (*back)(const void *args); const void *args; Tensor *out; bool in_place; } Node;
+typedef struct Node {
+    void (*back)(const void *args);                     // adds to the gradients of what the op read
+    const void *args;
+    Tensor *out;
+    bool in_place;                                      // the op changed `out`, another node made it: its gradient is still needed below
+} Node;
 static struct { Node node[4096]; Tensor *leaf[16]; int n, leaves, wanted; bool off, spent; } tape;
 
 static size_t count(const Tensor *x) { return (size_t)x->B * (size_t)x->T * (size_t)x->C; }
@@ -165,7 +170,7 @@ static int rows(const Tensor *x) { return x->B * x->T; }
 static Tensor *tensor(int B, int T, int C, int kind, const char *name) {
     Tensor *x = HOST(Tensor, 1);
     *x = (Tensor){.B = B, .T = T, .C = C, .kind = kind, .name = name};
-    x->data = arena_take(&step, count(x) * sizeof(real));
+    x->data = arena_take(&per_step, count(x) * sizeof(real));
     return x;
 }
 static Tensor *activation(int B, int T, int C, const char *name) { return tensor(B, T, C, ACTIVATION, name); }
@@ -203,17 +208,17 @@ static real *grad_of(Tensor *x) {
     if (x->grad) return x->grad;
     for (int i = n_recycled - 1; i >= 0 && !x->grad; i--)
         if (recycled[i].size == count(x)) { x->grad = recycled[i].buffer; recycled[i] = recycled[--n_recycled]; }
-    if (!x->grad) x->grad = arena_take(&step, count(x) * sizeof(real));
+    if (!x->grad) x->grad = arena_take(&per_step, count(x) * sizeof(real));
     fill(x->grad, 0, count(x));
     return x->grad;
 }
-static void recycle(Tensor *x) {
+static void recycle(Tensor *x) {                        // where cross_entropy has written the gradient over the data, there is no buffer
     if (x->grad && x->grad != x->data && n_recycled < 256) { recycled[n_recycled].size = count(x); recycled[n_recycled++].buffer = x->grad; }
     x->grad = NULL;
 }
 
 static void begin_step(void) {
-    step.used = 0;
+    per_step.used = 0;
     host.at = 0, host.used = 0;
     tape.n = tape.leaves = n_recycled = 0;
     tape.spent = false;
@@ -371,7 +376,7 @@ static void linear_back(const void *p) {
 }
 static Tensor *linear(Tensor *x, Tensor *weight, Tensor *bias, Activation act) {
     Tensor *out = activation(x->B, x->T, weight->T, weight->name);
-    real *pre = act != LINEAR_ONLY && !tape.off ? arena_take(&step, count(out) * sizeof(real)) : NULL;
+    real *pre = act != LINEAR_ONLY && !tape.off ? arena_take(&per_step, count(out) * sizeof(real)) : NULL;
     linear_forward(out->data, pre, x->data, weight->data, bias ? bias->data : NULL, rows(x), x->C, weight->T, act);
     RECORD(Linear, linear_back, out, x, weight, bias, pre, act);
     return out;
@@ -393,7 +398,7 @@ static void norm_modulate_back(const void *p) {
 }
 static Tensor *norm_modulate(Tensor *x, Tensor *weight, Modulation m, double eps) {
     Tensor *out = activation(x->B, x->T, x->C, weight->name);
-    real *mean = arena_take(&step, (size_t)rows(x) * sizeof(real)), *rstd = arena_take(&step, (size_t)rows(x) * sizeof(real));
+    real *mean = arena_take(&per_step, (size_t)rows(x) * sizeof(real)), *rstd = arena_take(&per_step, (size_t)rows(x) * sizeof(real));
     norm_modulate_forward(out->data, mean, rstd, x->data, weight->data, mod_data(m, m.shift), mod_data(m, m.scale), m.group, eps,
                           rows(x), x->C, m.mod ? m.mod->C : 0);
     RECORD(Norm, norm_modulate_back, out, x, weight, m, mean, rstd);
@@ -446,7 +451,7 @@ static void attention_back(const void *p) {
 static Tensor *attention(Tensor *qkv, const Span *span, int NH) {
     int C = qkv->C / 3;
     Tensor *out = activation(qkv->B, qkv->T, C, "attention");
-    real *lse = arena_take(&step, (size_t)rows(qkv) * (size_t)NH * sizeof(real)), *x = qkv->data;
+    real *lse = arena_take(&per_step, (size_t)rows(qkv) * (size_t)NH * sizeof(real)), *x = qkv->data;
     attention_forward(out->data, lse, x, x + C, x + 2*C, span, qkv->B, qkv->T, qkv->T, NH, C / NH, 3*C, 3*C);
     RECORD(Attention, attention_back, out, qkv, span, lse, NH);
     return out;
@@ -456,7 +461,7 @@ static Tensor *attention(Tensor *qkv, const Span *span, int NH) {
 static Tensor *attention_cached(Tensor *qkv, real *cache, int W, int slot, const Span *span, int NH) {
     int C = qkv->C / 3;
     Tensor *out = tensor(qkv->B, qkv->T, C, CONSTANT, "attention_cached");
-    real *lse = arena_take(&step, (size_t)rows(qkv) * (size_t)NH * sizeof(real));
+    real *lse = arena_take(&per_step, (size_t)rows(qkv) * (size_t)NH * sizeof(real));
     store_rows(cache + (size_t)slot * 2*(size_t)C, qkv->data + C, qkv->B, qkv->T, W, 2*C, 3*C);
     attention_forward(out->data, lse, qkv->data, cache, cache + C, span, qkv->B, qkv->T, W, NH, C / NH, 3*C, 2*C);
     return out;
@@ -501,7 +506,7 @@ static void cross_entropy_back(const void *p) {
 static Tensor *cross_entropy(Tensor *logits, const int *target, const double *weight, double scale, int excluded, Tensor **row_loss) {
     int N = rows(logits);
     Tensor *out = activation(1, 1, 1, "loss");
-    real *lse = arena_take(&step, (size_t)N * sizeof(real));
+    real *lse = arena_take(&per_step, (size_t)N * sizeof(real));
     *row_loss = tensor(1, N, 1, CONSTANT, "row_loss");
     cross_entropy_forward(out->data, (*row_loss)->data, lse, logits->data, target, weight, scale, excluded, N, logits->C);
     RECORD(CrossEntropy, cross_entropy_back, out, logits, lse, target, weight, scale, excluded);
@@ -512,9 +517,8 @@ static Tensor *cross_entropy(Tensor *logits, const int *target, const double *we
 // One safetensors file: <name>, ema.<name>, adam_m.<name>, adam_v.<name> (F32), extra I32 arrays of the program, and in the metadata
 // the program's name, every saved option and the step. All randomness follows from seed and step, so this is all there is to resume.
 
-static const struct { const char *prefix; size_t array; } checkpoint_arrays[] = {
-    {"", offsetof(Params, data)}, {"ema.", offsetof(Params, ema)}, {"adam_m.", offsetof(Params, m)}, {"adam_v.", offsetof(Params, v)}};
-static real *checkpoint_array(const Params *ps, int i) { return *(real *const *)((const char *)ps + checkpoint_arrays[i].array); }
+static const char *const checkpoint_prefix[4] = {"", "ema.", "adam_m.", "adam_v."};
+static real *checkpoint_array(const Params *ps, int i) { return (real *[]){ps->data, ps->ema, ps->m, ps->v}[i]; }
 
 // `extra` (n_extra I32 numbers under extra_name) belongs to the program, e.g. its vocabulary; n_extra 0: none
 static void checkpoint_save(const char *path, const Params *ps, const Option *options, int step_done,
@@ -529,7 +533,7 @@ static void checkpoint_save(const char *path, const Params *ps, const Option *op
     for (int a = 0; a < 4; a++)
         for (int i = 0; i < ps->n; i++) {
             const Tensor *t = &ps->list[i]->t;
-            snprintf(text, sizeof text, "%s%s", checkpoint_arrays[a].prefix, t->name);
+            snprintf(text, sizeof text, "%s%s", checkpoint_prefix[a], t->name);
             st_declare(&w, text, "F32", t->T > 1 ? 2 : 1, t->T > 1 ? (size_t[]){(size_t)t->T, (size_t)t->C} : (size_t[]){(size_t)t->C});
         }
     if (n_extra) st_declare(&w, extra_name, "I32", 1, &n_extra);
@@ -565,11 +569,11 @@ static void checkpoint_read(const SafeTensors *st, const char *path, const Param
     }
 }
 static void checkpoint_resume(const SafeTensors *st, const char *path, const Params *ps) {
-    for (int a = 0; a < 4; a++) checkpoint_read(st, path, ps, checkpoint_arrays[a].prefix, checkpoint_array(ps, a));
+    for (int a = 0; a < 4; a++) checkpoint_read(st, path, ps, checkpoint_prefix[a], checkpoint_array(ps, a));
 }
 
 // Takes the saved options from a checkpoint; an option of the command line that says otherwise ends the program, unless its name is in
-// `may_change`. Returns the step.
+// `may_change` (as " data seed "). Returns the step.
 static int checkpoint_options(const SafeTensors *st, const char *path, Option *options, const char *may_change) {
     const char *program = st_meta(st, "program"), *done = st_meta(st, "step");
     if (!program || !done) die("%s: not a checkpoint of %s", path, program_name);
@@ -580,7 +584,7 @@ static int checkpoint_options(const SafeTensors *st, const char *path, Option *o
         if (!value) die("%s: the checkpoint does not say --%s", path, o->name);
         char now[4096];
         option_format(o, now, sizeof now);
-        if (o->given && strstr(may_change, o->name)) continue;
+        if (o->given && has_word(may_change, o->name)) continue;
         if (o->given && strcmp(now, value)) die("%s: trained with --%s %s, not %s (leave the option out)", path, o->name, value, now);
         char *copy = strdup(value);                     // options keep pointing at it until the program ends
         if (!copy || !option_set(o, copy)) die("%s: --%s %s is not possible", path, o->name, value);

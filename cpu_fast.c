@@ -23,10 +23,11 @@ static int min(int a, int b) { return a < b ? a : b; }
 static int round_up(int n, int to) { return (n + to - 1) / to * to; }
 static vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 
-// A buffer of this thread for n floats; its content is lost when a later call asks for more. One `slot` a use.
+// A buffer of this thread for n floats; its content is lost when a later call asks for more. Each use has its own slot.
+enum { PANEL_A, PANEL_B, TRANSPOSED, PADDED, SCORES, TILE, SLOTS };
 static float *scratch(int slot, size_t n) {
-    static _Thread_local float *buffer[8];
-    static _Thread_local size_t size[8];
+    static _Thread_local float *buffer[SLOTS];
+    static _Thread_local size_t size[SLOTS];
     if (size[slot] < n) {
         free(buffer[slot]);
         size[slot] = n;
@@ -98,7 +99,12 @@ void activation_backward_fast(float *d, const float *pre, size_t n, Activation a
 // ---- matrix product -----------------------------------------------------------------------------------------------------------
 // C = A B by panels that fit the caches. A and B are first copied ("packed") into strips in which the inner loop walks straight ahead.
 
-enum { NR = NV * VW, KC = 384, MC = MR * 16, NC = NR * 4, MP = MC * 32, NP = NC * 16 };
+enum {
+    NR = NV * VW,                               // columns of a register tile
+    KC = 384,                                   // depth of a strip
+    MC = MR * 16, NC = NR * 4,                  // rows and columns of a block, one thread's work: its strips fit the L2 cache
+    MP = MC * 32, NP = NC * 16                  // rows and columns of a panel, packed at once
+};
 
 // What happens to a finished row of C: + bias, copy to pre, activation
 typedef struct { const float *bias; float *pre; Activation act; } Epilogue;
@@ -145,18 +151,17 @@ static void epilogue(float *C, size_t ldc, const Epilogue *e, int i0, int i1, in
 // C (M,N) = [C +] A B with A(i,p) = A[i*ai + p*ap] (M,K) and B(p,j) = B[p*bp + j*bj] (K,N): the strides say which operand is transposed.
 static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
                  const Epilogue *e) {
-    float *a = scratch(0, (size_t)MP * KC), *b = scratch(1, (size_t)NP * KC);   // of the calling thread, shared by all
+    float *a = scratch(PANEL_A, (size_t)MP * KC), *b = scratch(PANEL_B, (size_t)NP * KC);   // of the calling thread, shared by all
     #pragma omp parallel if ((double)M * N * K > 1e5)
     for (int j0 = 0; j0 < N; j0 += NP)
     for (int p0 = 0; p0 < K; p0 += KC)
     for (int i0 = 0; i0 < M; i0 += MP) {
         int n = min(NP, N - j0), k = min(KC, K - p0), m = min(MP, M - i0), last = p0 + k == K;
         if (i0 == 0)
-            #pragma omp for nowait
+            #pragma omp for nowait              // the barrier behind the next loop serves both
             for (int j = 0; j < n; j += NR) pack(b + (size_t)j*k, B + p0*bp + (j0 + j)*bj, min(NR, n - j), k, bj, bp, NR);
         #pragma omp for
         for (int i = 0; i < m; i += MR) pack(a + (size_t)i*k, A + (i0 + i)*ai + p0*ap, min(MR, m - i), k, ai, ap, MR);
-        // one block of MC x NC: its strips of a and b stay in the L2 cache
         #pragma omp for collapse(2) schedule(dynamic)
         for (int jc = 0; jc < n; jc += NC)
         for (int ic = 0; ic < m; ic += MC) {
@@ -228,13 +233,14 @@ static void copy_rows(float *out, int D, const float *inp, size_t ld, int rows, 
         for (int i = 0; i < D; i++) out[r*D + i] = r < rows && i < HS ? factor * inp[r*ld + i] : 0;
 }
 
-// out (rows,D) = inp (rows,HS), transposed: out (HS, ld_out); columns beyond stay as they are
+// out (rows,D) = inp (rows,HS), completed with zeros
 static void pad(float *out, int D, const float *inp, size_t ld, int rows, int HS) {
     for (int r = 0; r < rows; r++) {
         memcpy(out + (size_t)r*D, inp + r*ld, HS * sizeof(float));
         memset(out + (size_t)r*D + HS, 0, (D - HS) * sizeof(float));
     }
 }
+// out (HS,ld_out) = inp (rows,HS) transposed; columns from `rows` on stay as they are
 static void transpose(float *out, size_t ld_out, const float *inp, size_t ld, int rows, int HS) {
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < HS; i++) out[i*ld_out + r] = inp[r*ld + i];
@@ -262,8 +268,8 @@ void attention_forward_fast(float *out, float *lse, const float *q, const float 
     for (int b = 0; b < B; b++)
     for (int h = 0; h < NH; h++) {
         const float *q_bh = q + (size_t)b*Tq*ldq + h*HS, *k_bh = k + (size_t)b*Tk*ldkv + h*HS, *v_bh = v + (size_t)b*Tk*ldkv + h*HS;
-        float *kt = scratch(2, (size_t)HS * ldt), *vp = scratch(3, (size_t)Tk * D), *s = scratch(4, (size_t)R * ls), *local = scratch(5, (size_t)2*R*D);
-        float *q_tile = local, *out_tile = local + R*D;
+        float *kt = scratch(TRANSPOSED, (size_t)HS * ldt), *vp = scratch(PADDED, (size_t)Tk * D);
+        float *s = scratch(SCORES, (size_t)R * ls), *q_tile = scratch(TILE, (size_t)2*R*D), *out_tile = q_tile + R*D;
         transpose(kt, ldt, k_bh, ldkv, Tk, HS);
         pad(vp, D, v_bh, ldkv, Tk, HS);
         for (int t = 0, m; t < Tq; t += m) {
@@ -302,9 +308,10 @@ void attention_backward_fast(float *dq, float *dk, float *dv, const float *dout,
     for (int b = 0; b < B; b++)
     for (int h = 0; h < NH; h++) {
         size_t head_q = (size_t)b*Tq*ldq + h*HS, head_k = (size_t)b*Tk*ldkv + h*HS, head_out = (size_t)b*Tq*C + h*HS;
-        float *kt = scratch(2, (size_t)2*HS * ldt), *vt = kt + HS*ldt, *rows = scratch(3, (size_t)3*Tk * D), *local = scratch(5, (size_t)3*R*D);
-        float *kp = rows, *dk_p = rows + (size_t)Tk*D, *dv_p = dk_p + (size_t)Tk*D, *p = scratch(4, (size_t)2*R * ls), *ds = p + R*ls;
-        float *q_tile = local, *dout_tile = local + R*D, *dq_tile = local + 2*R*D;
+        float *kt = scratch(TRANSPOSED, (size_t)2*HS * ldt), *vt = kt + (size_t)HS*ldt;
+        float *kp = scratch(PADDED, (size_t)3*Tk * D), *dk_p = kp + (size_t)Tk*D, *dv_p = dk_p + (size_t)Tk*D;
+        float *p = scratch(SCORES, (size_t)2*R * ls), *ds = p + (size_t)R*ls;
+        float *q_tile = scratch(TILE, (size_t)3*R*D), *dout_tile = q_tile + R*D, *dq_tile = dout_tile + R*D;
         transpose(kt, ldt, k + head_k, ldkv, Tk, HS);
         transpose(vt, ldt, v + head_k, ldkv, Tk, HS);
         pad(kp, D, k + head_k, ldkv, Tk, HS);

@@ -231,7 +231,7 @@ void attention_forward_cpu(real *out, real *lse, const real *q, const real *k, c
         const real *k_bh = k + (size_t)b*Tk*ldkv + h*HS, *v_bh = v + (size_t)b*Tk*ldkv + h*HS;
         real *out_bth = out + (((size_t)b*Tq + t)*NH + h)*HS;
 
-        // pass 1: the largest score, subtracted below because exp(89) already overflows float
+        // pass 1: the largest score, subtracted below because exp(89) already overflows float; !(s <= top) is true for a NaN
         real top = -INFINITY;
         FOR_KEYS(j, span[t]) { real s = scale * dot(q_bth, k_bh + (size_t)j*ldkv, HS); if (!(s <= top)) top = s; }
 

@@ -34,7 +34,7 @@ __attribute__((noreturn, format(printf, 1, 2))) static void die(const char *form
     exit(1);
 }
 
-// malloc that ends the program instead of returning NULL
+// Zeroed memory, to be freed; ends the program instead of returning NULL
 static void *allocate(size_t bytes) {
     void *p = calloc(1, bytes ? bytes : 1);
     if (!p) die("out of memory: %zu bytes are not to be had", bytes);
@@ -411,11 +411,13 @@ typedef struct Option {
 } Option;
 typedef struct Verb { const char *name, *arguments, *help; int (*run)(int files, char **file); } Verb;
 
-static bool option_has(const Option *o, const char *verb) {
-    size_t n = strlen(verb);
-    for (const char *p = o->verbs; (p = strstr(p, verb)); p += n) if (p[-1] == ' ' && p[n] == ' ') return true;
+// Is `word` one of the words of `list`, which has a space before and behind every word?
+static bool has_word(const char *list, const char *word) {
+    size_t n = strlen(word);
+    for (const char *p = list; (p = strstr(p, word)); p += n) if (p > list && p[-1] == ' ' && p[n] == ' ') return true;
     return false;
 }
+static bool option_has(const Option *o, const char *verb) { return has_word(o->verbs, verb); }
 
 static void option_format(const Option *o, char *out, size_t size) {
     switch (o->type) {

@@ -31,8 +31,6 @@ typedef struct Span { int lo[2], hi[2]; } Span;
 
 typedef enum { LINEAR_ONLY, GELU, SILU } Activation;
 
-// How a row is modulated: rows of group g read shift, scale and gate at mod + g*ld. group NULL: all rows are group 0. group[row] = -1: identity.
-
 // Philox4x32-10 (Salmon et al. 2011): 128 random bits as a pure function of (seed, stream, index), the same on every device.
 typedef struct Philox { uint32_t w[4]; } Philox;
 BOTH static inline Philox philox(uint64_t seed, uint64_t stream, uint64_t index) {
@@ -73,7 +71,8 @@ typedef struct AdamW {
                               (dweight, dbias, dpre, inp, N, C, OC)) \
     /* d (n): on entry d(out), on exit d(pre) = d(out) act'(pre): overwrites */ \
     F(activation_backward, (real *d, const real *pre, size_t n, Activation act), (d, pre, n, act)) \
-    /* out (N,C) = LN(x; weight) * (1 + scale) + shift; mean, rstd (N) are kept. shift, scale NULL: plain LN */ \
+    /* Modulation, here and below: row n belongs to group[n] (group NULL: 0), and reads shift, scale, gate at group*ld + c; group -1: identity. */ \
+    /* out (N,C) = LN(x; weight) * (1 + scale) + shift; mean, rstd (N) are kept. shift and scale both NULL: plain LN. dshift, dscale likewise */ \
     K(norm_modulate_forward, (real *out, real *mean, real *rstd, const real *x, const real *weight, const real *shift, const real *scale, const int *group, \
                               double eps, int N, int C, int ld), (out, mean, rstd, x, weight, shift, scale, group, eps, N, C, ld)) \
     K(norm_modulate_backward, (real *dx, real *dweight, real *dshift, real *dscale, const real *dout, const real *x, const real *mean, const real *rstd, \

@@ -1,12 +1,14 @@
 // text.h: any text file as a sequence of symbols.
 //   bytes   ids 0..255 are the bytes                  text8   ids 0..26 are space, a..z: everything else becomes a space, runs of spaces one space
-// With merges (byte pair encoding, Sennrich et al. 2016), id base + i is the i-th most frequent pair joined; pairs never cross the end of a word.
+// With merges (byte pair encoding, Sennrich et al. 2016), id base + i joins the pair that is most frequent once the i merges before it are
+// done; pairs never cross the end of a word.
 // The last two ids are BOS and MASK, so V = base + merges + 2. Neither ever stands in a text.
-// The first 90 % of a file is for training, the next 5 % for validation, the last 5 % for testing.
+// "Characters" are bytes everywhere. The first 90 % of a file is for training, the next 5 % for validation, the last 5 % for testing.
 #pragma once
 #include "../io.h"
 
 typedef enum { TRAIN, VALIDATION, TEST } Split;
+enum { MAX_PIECE = 64 };                                // bytes of the longest piece that one id may stand for
 
 typedef struct Vocabulary {
     bool text8;
@@ -55,7 +57,7 @@ static bool is_letter(int c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <
 // length of the piece at s (n bytes left): letters with at most one space before them, or one byte
 static int piece_length(const char *s, size_t n) {
     size_t i = s[0] == ' ' && n > 1 && is_letter((unsigned char)s[1]);
-    while (i < n && i < 64 && is_letter((unsigned char)s[i])) i++;
+    while (i < n && i < MAX_PIECE && is_letter((unsigned char)s[i])) i++;
     return i ? (int)i : 1;
 }
 
@@ -74,7 +76,7 @@ static Vocabulary vocabulary_create(bool text8, int merges, const int (*merge)[2
     }
     for (int i = 0; i < merges; i++) {
         int a = v.merge[i][0] = merge[i][0], b = v.merge[i][1] = merge[i][1], id = v.base + i;
-        if (a < 0 || b < 0 || a >= id || b >= id || v.length[a] + v.length[b] > 64) die("merge %d of the vocabulary is not possible", i);
+        if (a < 0 || b < 0 || a >= id || b >= id || v.length[a] + v.length[b] > MAX_PIECE) die("merge %d of the vocabulary is not possible", i);
         v.length[id] = v.length[a] + v.length[b];
         v.piece[id] = NEW(char, v.length[id]);
         memcpy(v.piece[id], v.piece[a], (size_t)v.length[a]);
@@ -93,7 +95,12 @@ static int base_id(const Vocabulary *v, char c) { return !v->text8 ? (unsigned c
 
 // A table from pairs of ids to a number
 typedef struct Pairs { int (*key)[2]; long *value; int n, *slot, room; } Pairs;
-static long *pair_value(Pairs *p, int a, int b) {       // 0 for a new pair
+static size_t pair_place(const Pairs *p, const int key[2]) {
+    size_t mask = (size_t)p->room*4 - 1, s = hash_bytes((const char *)key, 2 * sizeof(int)) & mask;
+    while (p->slot[s] && memcmp(p->key[p->slot[s] - 1], key, 2 * sizeof(int))) s = (s + 1) & mask;
+    return s;
+}
+static long *pair_value(Pairs *p, int a, int b) {       // a new pair is added with value 0
     if (p->n == p->room) {
         p->room = p->room ? 2*p->room : 1024;
         p->key = realloc(p->key, (size_t)p->room * sizeof *p->key);
@@ -101,15 +108,10 @@ static long *pair_value(Pairs *p, int a, int b) {       // 0 for a new pair
         free(p->slot);
         p->slot = NEW(int, (size_t)p->room * 4);
         if (!p->key || !p->value) die("out of memory");
-        for (int i = 0, n = p->n; i < n; i++) {
-            size_t mask = (size_t)p->room*4 - 1, s = hash_bytes((char *)p->key[i], sizeof *p->key) & mask;
-            while (p->slot[s]) s = (s + 1) & mask;
-            p->slot[s] = i + 1;
-        }
+        for (int i = 0; i < p->n; i++) p->slot[pair_place(p, p->key[i])] = i + 1;
     }
     int key[2] = {a, b};
-    size_t mask = (size_t)p->room*4 - 1, s = hash_bytes((char *)key, sizeof key) & mask;
-    while (p->slot[s] && memcmp(p->key[p->slot[s] - 1], key, sizeof key)) s = (s + 1) & mask;
+    size_t s = pair_place(p, key);
     if (!p->slot[s]) { memcpy(p->key[p->n], key, sizeof key); p->value[p->n] = 0; p->slot[s] = ++p->n; }
     return &p->value[p->slot[s] - 1];
 }
@@ -137,7 +139,7 @@ static Vocabulary vocabulary_learn(const char *text, size_t size, bool text8, in
         if (words.room != room && !(times = realloc(times, (size_t)words.room * sizeof *times))) die("out of memory");
         times[w] = w == old ? 1 : times[w] + 1;
     }
-    int (*symbol)[64] = (int (*)[64])NEW(int, 64 * (size_t)words.n), *n = NEW(int, words.n);
+    int (*symbol)[MAX_PIECE] = (int (*)[MAX_PIECE])NEW(int, MAX_PIECE * (size_t)words.n), *n = NEW(int, words.n);
     Pairs pairs = {0};
     for (int w = 0; w < words.n; w++) {
         n[w] = words.length[w];
@@ -169,7 +171,7 @@ static Vocabulary vocabulary_learn(const char *text, size_t size, bool text8, in
 
 // Ids of a folded text -> id (at least size long); returns their number. Inside a word the earliest merge goes first, as in learning.
 static size_t encode(const Vocabulary *v, const char *text, size_t size, int *id) {
-    Pairs rank = {0};                                   // rank + 1 of each merge
+    Pairs rank = {0};                                   // rank + 1 of each merge; 0, added on look-up, for a pair that is none
     for (int i = 0; i < v->merges; i++) *pair_value(&rank, v->merge[i][0], v->merge[i][1]) = i + 1;
     Words known = {0};                                  // words met before, and where their ids stand in `id`
     size_t *from = NULL, n = 0;
@@ -202,7 +204,7 @@ static size_t encode(const Vocabulary *v, const char *text, size_t size, int *id
     return n;
 }
 
-// bytes of n ids -> out (at least 64 n + 1 long), 0-terminated; BOS is silent, MASK becomes `mask`. Returns the number of bytes.
+// bytes of n ids -> out (at least MAX_PIECE n + 1 long), 0-terminated; BOS is silent, MASK becomes `mask`. Returns the number of bytes.
 static size_t decode(const Vocabulary *v, const int *id, size_t n, const char *mask, char *out) {
     size_t m = 0;
     for (size_t i = 0; i < n; i++) {

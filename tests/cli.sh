@@ -30,6 +30,8 @@ expect 0 '' $train --steps 12 --out "$dir/whole"
 says '^train: steps=12 loss=.* tokens_per_s=.* seconds='
 expect 0 '' $train --steps 12 --out "$dir/again"
 cmp -s "$dir/whole/bd3lm.safetensors" "$dir/again/bd3lm.safetensors" && ok || fail "two runs of one seed differ"
+expect 0 '' $train --steps 12 --threads 1 --out "$dir/single"
+cmp -s "$dir/whole/bd3lm.safetensors" "$dir/single/bd3lm.safetensors" && ok || fail "one thread and all threads differ"
 expect 0 '' $train --steps 5 --out "$dir/part"
 cmp -s "$dir/whole/bd3lm.safetensors" "$dir/part/bd3lm.safetensors" && fail "5 and 12 steps give the same file" || ok
 expect 0 '' ./bd3lm train --resume --steps 12 --out "$dir/part"

@@ -45,12 +45,19 @@ part "sanitized: test_bd3lm, float" build_and_run test_bd3lm tests/test_bd3lm.c 
 part "sanitized: check" build_and_run bd3lm bd3lm.c "cpu_kernels.c cpu_fast.c" check $golden
 part "sanitized: parity" build_and_run parity tests/parity.c cpu_kernels.c $dir/cpu64.so
 
+# the program itself, as `make debug` builds it
+debug_program() {
+    make -s debug && ./bd3lm_debug train --data README.md --vocab 30 --width 24 --heads 3 --steps 3 --dropout 0.1 --out $dir/debug --force && ./bd3lm_debug eval --out $dir/debug &&
+    ./bd3lm_debug sample --out $dir/debug --samples 3 --chars 50 --quality && ./bd3lm_debug check $golden >/dev/null && echo "1 passed, 0 failed"
+}
+part "make debug: train, eval, sample, check" debug_program
+
 # the fake device must catch a program that reads tensor memory itself
 cat >$dir/stray.c <<'END'
 #include "../../common.h"
 int main(void) {
-    begin_dry_run(); arena_take(&step, 64); end_dry_run(false); begin_step();
-    real *x = arena_take(&step, 64);
+    begin_dry_run(); arena_take(&per_step, 64); end_dry_run(false); begin_step();
+    real *x = arena_take(&per_step, 64);
     fill(x, 1, 4);
     return x[0] == 1 ? 0 : 1;
 }

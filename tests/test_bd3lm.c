@@ -22,7 +22,7 @@ static Net open_net(NetConfig c, int P, int cache_B, int W, uint64_t seed) {
     begin_dry_run();
     n = net_create(c, true, seed, P, cache_B, W);
     net_free(&n);
-    arena_take(&step, 32 << 20);
+    arena_take(&per_step, 32 << 20);
     end_dry_run(false);
     n = net_create(c, true, seed, P, cache_B, W);
     all_random(&n, seed);
@@ -72,7 +72,7 @@ static void test_gradients(void) {
 
 // ---- doubled pass == two passes ---------------------------------------------------------------------------------------------------
 // Reference for one block: [clean blocks before it | noisy block] as a sequence of its own. Its rows see what the paper's two passes show them.
-static View one_block_view(const int *x, const int *x_tau, int block, int b) {
+static Input one_block_view(const int *x, const int *x_tau, int block, int b) {
     int S = (b + 1) * block, *id = HOST(int, S), *position = HOST(int, S);
     Span *span = HOST(Span, S);
     for (int i = 0; i < S; i++) {
@@ -80,7 +80,7 @@ static View one_block_view(const int *x, const int *x_tau, int block, int b) {
         position[i] = i;
         span[i] = (Span){.lo = {0}, .hi = {(i / block + 1) * block}};
     }
-    return (View){1, S, -1, id, position, span};
+    return (Input){1, S, -1, id, position, span};
 }
 
 static void test_two_passes(void) {
@@ -131,7 +131,7 @@ static void test_two_passes(void) {
                 int row[T], position[T];
                 Span span[T];
                 for (int t = 0; t < block; t++) row[t] = t, position[t] = b*block + t, span[t] = (Span){.lo = {0}, .hi = {(b + 1) * block}};
-                Tensor *logits = forward(&n, (View){1, block, b*block, (clean ? x : x_tau) + b*block, position, span}, row, clean ? 0 : block);
+                Tensor *logits = forward(&n, (Input){1, block, b*block, (clean ? x : x_tau) + b*block, position, span}, row, clean ? 0 : block);
                 if (clean) continue;
                 real *got = to_host(logits->data, (size_t)block * (size_t)V);
                 for (int i = 0; i < block * V; i++) CHECK_CLOSE("logits, two passes", got[i], doubled[b*block*V + i], TIGHT);

@@ -172,15 +172,15 @@ static void test_text(void) {
 // ---- memory ------------------------------------------------------------------------------------------------------------------------
 static void test_memory(void) {
     begin_dry_run();
-    real *a = arena_take(&persistent, 100), *b = arena_take(&step, 10 * sizeof(real));
+    real *a = arena_take(&persistent, 100), *b = arena_take(&per_step, 10 * sizeof(real));
     real x[10] = {1}, y[10] = {2};
     upload(b, x, sizeof x);                              // nothing may be touched in a dry run
     fill(b, 3, 10);
     download(y, b, sizeof y);
-    CHECK(a && b && persistent.peak == 128 && step.peak == 64 && y[0] == 0, "dry run");
+    CHECK(a && b && persistent.peak == 128 && per_step.peak == 64 && y[0] == 0, "dry run");
     end_dry_run(false);
     begin_step();
-    b = arena_take(&step, 10 * sizeof(real));
+    b = arena_take(&per_step, 10 * sizeof(real));
     upload(b, x, sizeof x);
     download(y, b, sizeof y);
     CHECK(y[0] == 1 && (uintptr_t)b % 64 == 0, "upload, download");

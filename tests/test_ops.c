@@ -170,8 +170,8 @@ static void test_tape(void) {
 
     // a step takes the same memory every time
     size_t used[3];
-    for (int i = 0; i < 3; i++) { begin_step(); backward(reused(), PARAMS); used[i] = step.used; }
-    CHECK(used[0] == used[1] && used[1] == used[2] && used[2] <= step.size, "%zu %zu %zu of %zu", used[0], used[1], used[2], step.size);
+    for (int i = 0; i < 3; i++) { begin_step(); backward(reused(), PARAMS); used[i] = per_step.used; }
+    CHECK(used[0] == used[1] && used[1] == used[2] && used[2] <= per_step.size, "%zu %zu %zu of %zu", used[0], used[1], used[2], per_step.size);
 }
 
 // ---- optimiser against its definition -------------------------------------------------------------------------------------------
