@@ -226,30 +226,30 @@ static Net net_create(NetConfig c, bool training, uint64_t seed, int P, int cach
     net.embedding = named(ps, "vocab_embed.embedding", -1, c.V, C, UNIFORM, bound_C);
     if (c.adaln) {
         net.sigma0 = named(ps, "sigma_map.mlp.0.weight", -1, c.cond, c.freq, UNIFORM, bound_freq);
-        net.sigma0_bias = named(ps, "sigma_map.mlp.0.bias", -1, 1, c.cond, UNIFORM, bound_freq);
+        net.sigma0_bias = named(ps, "sigma_map.mlp.0.bias", -1, 0, c.cond, UNIFORM, bound_freq);
         net.sigma2 = named(ps, "sigma_map.mlp.2.weight", -1, c.cond, c.cond, UNIFORM, bound_cond);
-        net.sigma2_bias = named(ps, "sigma_map.mlp.2.bias", -1, 1, c.cond, UNIFORM, bound_cond);
+        net.sigma2_bias = named(ps, "sigma_map.mlp.2.bias", -1, 0, c.cond, UNIFORM, bound_cond);
     }
     for (int l = 0; l < c.NL; l++) {
         Layer *y = &net.layer[l];
-        y->norm1 = named(ps, "norm1.weight", l, 1, C, ONE, 0);
+        y->norm1 = named(ps, "norm1.weight", l, 0, C, ONE, 0);
         y->attn_qkv = named(ps, "attn_qkv.weight", l, 3*C, C, UNIFORM, bound_C);
         y->attn_out = named(ps, "attn_out.weight", l, C, C, UNIFORM, bound_C);
-        y->norm2 = named(ps, "norm2.weight", l, 1, C, ONE, 0);
+        y->norm2 = named(ps, "norm2.weight", l, 0, C, ONE, 0);
         y->mlp0 = named(ps, "mlp.0.weight", l, M, C, UNIFORM, bound_C);
-        y->mlp0_bias = named(ps, "mlp.0.bias", l, 1, M, UNIFORM, bound_C);
+        y->mlp0_bias = named(ps, "mlp.0.bias", l, 0, M, UNIFORM, bound_C);
         y->mlp2 = named(ps, "mlp.2.weight", l, C, M, UNIFORM, bound_M);
-        y->mlp2_bias = named(ps, "mlp.2.bias", l, 1, C, UNIFORM, bound_M);
+        y->mlp2_bias = named(ps, "mlp.2.bias", l, 0, C, UNIFORM, bound_M);
         if (!c.adaln) continue;
         y->ada = named(ps, "adaLN_modulation.weight", l, 6*C, c.cond, ZERO, 0);        // gates start at 0: every layer starts as the identity
-        y->ada_bias = named(ps, "adaLN_modulation.bias", l, 1, 6*C, ZERO, 0);
+        y->ada_bias = named(ps, "adaLN_modulation.bias", l, 0, 6*C, ZERO, 0);
     }
-    net.norm_final = named(ps, "output_layer.norm_final.weight", -1, 1, C, ONE, 0);
+    net.norm_final = named(ps, "output_layer.norm_final.weight", -1, 0, C, ONE, 0);
     net.linear = named(ps, "output_layer.linear.weight", -1, c.V, C, ZERO, 0);
-    net.linear_bias = named(ps, "output_layer.linear.bias", -1, 1, c.V, ZERO, 0);
+    net.linear_bias = named(ps, "output_layer.linear.bias", -1, 0, c.V, ZERO, 0);
     if (c.adaln) {
         net.ada = named(ps, "output_layer.adaLN_modulation.weight", -1, 2*C, c.cond, ZERO, 0);
-        net.ada_bias = named(ps, "output_layer.adaLN_modulation.bias", -1, 1, 2*C, ZERO, 0);
+        net.ada_bias = named(ps, "output_layer.adaLN_modulation.bias", -1, 0, 2*C, ZERO, 0);
     }
     params_create(ps, training, seed);
     net.rope = rope_create(P, C / c.NH, c.rope_base);
@@ -262,7 +262,7 @@ static void net_free(Net *net) { params_free(&net->ps); free(net->layer); *net =
 // T counts both copies.) With a cache (slot >= 0) the rows are stored at slots slot.. and spans are intervals of the cache.
 typedef struct Input { int B, T, slot; const int *id, *position; const Span *span; } Input;
 
-// Logits (1,N,V) of the rows row[0..N-1] of the B*T; N = 0: none (NULL), the pass only fills the cache.
+// Logits (1,N,V) of the rows row[0..N-1] of the B*T. row NULL: none (NULL), the pass only fills the cache.
 static Tensor *forward(Net *net, Input in, const int *row, int N) {
     NetConfig c = net->c;
     size_t all = (size_t)in.B * (size_t)in.T;
@@ -288,7 +288,7 @@ static Tensor *forward(Net *net, Input in, const int *row, int N) {
         rope(qkv, net->rope, position, 2*c.NH);                                                   // queries and keys
         real *cache = net->cache ? net->cache + (size_t)l * (size_t)net->cache_B * (size_t)net->W * 2*(size_t)c.C : NULL;
         Tensor *a = in.slot < 0 ? attention(qkv, span, c.NH) : attention_cached(qkv, cache, net->W, in.slot, span, c.NH);
-        if (l == c.NL - 1 && !N) return NULL;
+        if (l == c.NL - 1 && !row) return NULL;
         net->drop.stream++;
         x = gated_residual(x, linear(a, y->attn_out, NULL, LINEAR_ONLY), attn, net->drop);
 
@@ -315,22 +315,23 @@ static Loss mean_loss(Net *net, Tensor *logits, const int *target, const double 
 
 // L_BD = E sum_b w(tau_b) * -log p(x^b | x_tau^b, x^<b), the mean over all counted tokens, masked or not.                               (Eq. 8)
 // x, x_tau, counted (B,T) 1 or 0; w (B, T/block). One block sees no clean tokens: nothing is doubled (MDLM).
-static Loss bd3_loss(Net *net, const int *x, const int *x_tau, const double *w, const int *counted, int B, int T, int block) {
-    int N = B * T, copies = T == block ? 1 : 2, S = copies * T;             // S rows of a sequence
-    int *id = HOST(int, B * S), *position = HOST(int, S), *row = HOST(int, N);
+// Only masked tokens go through the output layer (SUBS: the others cost nothing); all_logits: all B*T do, for those who want to look at them.
+static Loss bd3_loss(Net *net, const int *x, const int *x_tau, const double *w, const int *counted, int B, int T, int block, bool all_logits) {
+    int N = 0, copies = T == block ? 1 : 2, S = copies * T;                 // N rows are predicted, of the S rows of each sequence
+    int *id = HOST(int, B * S), *position = HOST(int, S), *row = HOST(int, B*T), *target = HOST(int, B*T);
     Span *span = HOST(Span, S);
-    double *weight = HOST(double, N), n_counted = 0;
+    double *weight = HOST(double, B*T), n_counted = 0;
     for (int i = 0; i < S; i++) position[i] = i % T, span[i] = attends(i, T, block);
     for (int b = 0; b < B; b++)
         for (int t = 0; t < T; t++) {
             int i = b*T + t;
             id[b*S + t] = x_tau[i];
             if (copies == 2) id[b*S + T + t] = x[i];
-            row[i] = b*S + t;
-            weight[i] = counted[i] && x_tau[i] == net->c.mask ? w[i / block] : 0;                // SUBS: an unmasked token costs nothing
             n_counted += counted[i];
+            bool masked = counted[i] && x_tau[i] == net->c.mask;
+            if (masked || all_logits || dry) row[N] = b*S + t, target[N] = x[i], weight[N] = masked ? w[i / block] : 0, N++;
         }
-    return mean_loss(net, forward(net, (Input){B, S, -1, id, position, span}, row, N), x, weight, n_counted);
+    return mean_loss(net, forward(net, (Input){B, S, -1, id, position, span}, row, N), target, weight, n_counted);
 }
 
 // The yardstick: -log p(x_t | x_<t), each token predicted from the row before it. All T-1 predictions of a sequence, exactly.
@@ -360,11 +361,11 @@ static Loss draw_loss(Net *net, const int *x, const int *counted, int B, int T, 
     for (int i = 0; i < B*T; i++) u[i] = uniform(&r);
     corrupt(x_tau, x, tau, u, net->c.mask, B, T, block, true);
     for (int i = 0; i < levels; i++) w[i] = nelbo_weight(tau[i]);
-    return bd3_loss(net, x, x_tau, w, counted, B, T, block);
+    return bd3_loss(net, x, x_tau, w, counted, B, T, block, false);
 }
 
 // ---- 6. sampling --------------------------------------------------------------------------------------------------------------
-// Everything about probabilities is in double with 53-bit uniforms: 24 bits cut off rare tokens, a hidden temperature below 1 (Zheng et al. 2024).
+// Everything about probabilities is in double with 53-bit uniforms: samplers of many steps are distorted by less (Zheng et al. 2024).
 
 // Nucleus: of the tokens sorted by probability keep those whose running total is at most `top`, and always the first.
 typedef struct { double p; int v; } Ranked;
@@ -395,20 +396,12 @@ static int categorical(const double *p, int V, Rng *r) {
     return last;                                        // rounding: the total may be 1 - 1e-16
 }
 
-// the token that logits (V) of a masked position give
-static int draw_token(const real *logits, NetConfig c, double top, Rng *r) {
-    double *p = HOST(double, c.V);
-    subs_log_probs(p, logits, c.V, c.mask, c.mask);
-    for (int v = 0; v < c.V; v++) p[v] = exp(p[v]);
-    nucleus(p, c.V, top, HOST(Ranked, c.V));
-    return categorical(p, c.V, r);
-}
-
 typedef struct Sampler {
     Net *net;
     int B, L, block;                                    // sequences side by side; tokens that each has room for; tokens of a block (1: AR)
     int *x, *pick;                                      // (B,L), MASK where nothing is known yet; (B) the position in the block that comes next
-    double top;                                         // nucleus
+    double top, *p;                                     // nucleus; (V) scratch, as is ranked
+    Ranked *ranked;
     Rng rng;
     long nfe, forwards;                                 // evaluations that changed the text, as the paper counts; all of them
     void (*watch)(const struct Sampler *s, int known, int end);
@@ -427,7 +420,7 @@ static real *forward_cached(Sampler *s, int start, int n, const int *pick) {
         memcpy(id + b*n, s->x + (size_t)b*(size_t)s->L + start, (size_t)n * sizeof(int));
         if (pick) row[b] = b*n + pick[b];
     }
-    Tensor *logits = forward(s->net, (Input){B, n, start % W, id, position, span}, row, pick ? B : 0);
+    Tensor *logits = forward(s->net, (Input){B, n, start % W, id, position, span}, pick ? row : NULL, B);
     s->forwards++;
     if (!pick) return NULL;
     real *out = HOST(real, B * V);
@@ -435,9 +428,13 @@ static real *forward_cached(Sampler *s, int start, int n, const int *pick) {
     return out;
 }
 
-// position t of sequence b gets a token drawn from row b of logits (B,V)
+// the masked position t of sequence b gets a token drawn from row b of logits (B,V)
 static void fill_in(Sampler *s, int b, int t, const real *logits) {
-    s->x[(size_t)b*(size_t)s->L + (size_t)t] = draw_token(logits + (size_t)b*(size_t)s->net->c.V, s->net->c, s->top, &s->rng);
+    int V = s->net->c.V, mask = s->net->c.mask;
+    subs_log_probs(s->p, logits + (size_t)b*(size_t)V, V, mask, mask);
+    for (int v = 0; v < V; v++) s->p[v] = exp(s->p[v]);
+    nucleus(s->p, V, s->top, s->ranked);
+    s->x[(size_t)b*(size_t)s->L + (size_t)t] = categorical(s->p, V, &s->rng);
 }
 
 // One block (Alg. 2) by first-hitting (Eq. 25): the next token to appear is a uniformly random masked one. As the network does not see
@@ -474,11 +471,13 @@ static void sample_next(Sampler *s, int t) {
 typedef struct Result { double nats, error, bits_per_char; long tokens; } Result;      // nats per token and its standard error
 
 // Mean loss over consecutive windows of a part: Monte-Carlo NELBO with levels from the paper's [0.001, 1], whatever training used (an upper
-// bound of -log p); exact for AR. BOS is not counted. In a dry run: one batch.
+// bound of -log p). Exact for AR, and for blocks of one, where every token is masked as in the official evaluation. BOS is not counted.
+// The standard error is that of the mean over batches. In a dry run: one batch.
 static Result evaluate(Net *net, const Corpus *c, Split split, int B, int T, int block, bool ar, int draws, bool show) {
     int all = (int)((c->n[split] + (size_t)T - 2) / (size_t)(T - 1)), *x = NEW(int, B*T), *counted = NEW(int, B*T);
     if (dry) all = all < B ? all : B;
-    double sum = 0, sum2 = 0, tokens = 0, characters = 0;
+    double sum = 0, sum2 = 0, tokens = 0, characters = 0, clip_min = block == 1 ? 1 : 1e-3;
+    int times = ar ? 1 : draws, batches = 0;
     uint64_t number = 0;
     bool off = tape.off;
     tape.off = true;
@@ -489,20 +488,22 @@ static Result evaluate(Net *net, const Corpus *c, Split split, int B, int T, int
             counted[b*T] = 0;
             for (int t = 1; t < T; t++) if (counted[b*T + t]) characters += c->vocab.length[x[b*T + t]];
         }
-        for (int d = 0; d < (ar ? 1 : draws); d++) {
+        double batch = 0, n_counted = 0;                // mean over the draws
+        for (int d = 0; d < times; d++) {
             begin_step();
-            Loss loss = ar ? ar_loss(net, x, counted, Bw, T) : draw_loss(net, x, counted, Bw, T, block, RNG_EVAL, number++, 1e-3, 1);
+            Loss loss = ar ? ar_loss(net, x, counted, Bw, T) : draw_loss(net, x, counted, Bw, T, block, RNG_EVAL, number++, clip_min, 1);
             real mean;
             download(&mean, loss.loss->data, sizeof mean);
-            sum += (double)mean * loss.n_counted, sum2 += (double)mean * (double)mean * loss.n_counted, tokens += loss.n_counted;
+            batch += (double)mean / times;
+            n_counted = loss.n_counted;
         }
+        sum += batch * n_counted, sum2 += batch * batch * n_counted, tokens += n_counted, batches++;
         if (show) progress(w0 + B >= all, "windows %6d/%d | nats per token %.4f", w0 + Bw, all, sum / tokens);
     }
     tape.off = off;
     free(x), free(counted);
-    double mean = sum / tokens, times = ar ? 1 : draws, batches = ceil((double)all / B) * times;
-    double error = batches > 1 ? sqrt(fmax(0, sum2 / tokens - mean*mean) / (batches - 1)) : 0;
-    return (Result){mean, error, sum / times / characters / log(2), (long)(tokens / times)};
+    double mean = sum / tokens, error = batches > 1 ? sqrt(fmax(0, sum2 / tokens - mean*mean) / (batches - 1)) : 0;
+    return (Result){mean, error, sum / characters / log(2), (long)tokens};
 }
 
 // ---- 8. as coded --------------------------------------------------------------------------------------------------------------
@@ -718,12 +719,13 @@ static int run_sample(int files, char **file) {
     int *prompt_id = NEW(int, prompt_size + 1), prompts = (int)encode(v, prompt, prompt_size, prompt_id);
     bool ar = is_ar(), one_block = !ar && opt.block == opt.length;
     int block = ar ? 1 : opt.block, B = opt.samples, chars = opt.characters;
-    int L = (1 + prompts + chars + block - 1) / block * block;         // a token is at least one character
+    int L = (1 + prompts + chars + block - 1) / block * block;         // a token is a character or more (BOS is none, but is never learned)
     if (one_block) L = opt.length;
     if (1 + prompts > L) die("--prompt: %d tokens are more than the %d of one sequence", prompts, L - 1);
     Sampler s = {.B = B, .L = L, .block = block, .top = opt.nucleus, .rng = rng((uint64_t)opt.seed, RNG_SAMPLE, 0)};
-    int W = L < opt.length ? L : opt.length;
-    s.x = NEW(int, (size_t)B * (size_t)L), s.pick = NEW(int, B);
+    int W = ar ? opt.length - 1 : opt.length;                          // as many keys as a row saw in training
+    if (W > L) W = L;
+    s.x = NEW(int, (size_t)B * (size_t)L), s.pick = NEW(int, B), s.p = NEW(double, v->size), s.ranked = NEW(Ranked, v->size);
     tape.off = true;
     print_configuration("sample", options);
 
@@ -772,7 +774,7 @@ static int run_sample(int files, char **file) {
     printf("sample: samples=%d characters=%zu nfe=%ld forwards=%ld%s characters_per_s=%.0f seconds=%.1f\n",
            B, total, s.nfe, s.forwards, more, (double)total / spent, spent);
     for (int b = 0; b < B; b++) free(text[b]);
-    free(text), free(size), free(s.x), free(s.pick), free(prompt), free(prompt_id);
+    free(text), free(size), free(s.x), free(s.pick), free(s.p), free(s.ranked), free(prompt), free(prompt_id);
     net_free(&net);
     corpus_free(&corpus);
     return 0;

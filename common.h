@@ -121,7 +121,8 @@ static void *host_take(size_t bytes) {
     while (host.at < host.n && host.used + bytes > host.size[host.at]) host.at++, host.used = 0;
     if (host.at == host.n) {
         if (host.n == 64) die("internal error: host memory in too many pieces");
-        host.size[host.n] = bytes > (1u << 20) ? bytes : 1u << 20;
+        size_t least = (size_t)1 << (20 + host.n / 4);   // later pieces are larger
+        host.size[host.n] = bytes > least ? bytes : least;
         host.piece[host.n] = allocate(host.size[host.n]);
         host.n++;
     }
@@ -244,20 +245,24 @@ static void backward(Tensor *loss, int wanted) {
 // All parameters lie in one array, likewise gradients, moments and moving averages: the optimiser is one kernel call.
 
 typedef enum { ZERO, ONE, UNIFORM } Init;               // UNIFORM: U(-bound, bound)
-typedef struct Param { Tensor t; Init init; double bound; size_t offset; } Param;
+typedef struct Param { Tensor t; int dims; Init init; double bound; size_t offset; } Param;
 typedef struct Params {
-    Param *list[1024];
-    int n;
+    Param **list;
+    int n, room;
     size_t size;                                        // numbers in each array, padding included
     real *data, *grad, *m, *v, *ema;                    // grad .. ema are NULL unless training
     double *norm2;                                      // on the device: |grad|^2
 } Params;
 
-// shape (rows, columns); a vector has rows = 1
+// shape (rows, columns), or (columns) if rows is 0
 static Tensor *param(Params *ps, const char *name, int rows, int columns, Init init, double bound) {
-    if (ps->n == 1024) die("too many parameters (try fewer --layers)");
+    if (ps->n == ps->room) {
+        ps->room = 2*ps->room + 64;
+        ps->list = realloc(ps->list, (size_t)ps->room * sizeof *ps->list);
+        if (!ps->list) die("out of memory");
+    }
     Param *p = NEW(Param, 1);
-    *p = (Param){.t = {.B = 1, .T = rows, .C = columns, .kind = PARAMETER, .name = strdup(name)}, .init = init, .bound = bound, .offset = ps->size};
+    *p = (Param){.dims = rows ? 2 : 1, .t = {.B = 1, .T = rows ? rows : 1, .C = columns, .kind = PARAMETER, .name = strdup(name)}, .init = init, .bound = bound, .offset = ps->size};
     ps->size += (count(&p->t) + 15) / 16 * 16;
     ps->list[ps->n++] = p;
     return &p->t;
@@ -300,6 +305,7 @@ static void params_create(Params *ps, bool training, uint64_t seed) {
 
 static void params_free(Params *ps) {
     for (int i = 0; i < ps->n; i++) free((char *)ps->list[i]->t.name), free(ps->list[i]);
+    free(ps->list);
     *ps = (Params){0};
 }
 
@@ -533,8 +539,9 @@ static void checkpoint_save(const char *path, const Params *ps, const Option *op
     for (int a = 0; a < 4; a++)
         for (int i = 0; i < ps->n; i++) {
             const Tensor *t = &ps->list[i]->t;
+            size_t shape[2] = {(size_t)t->T, (size_t)t->C};
             snprintf(text, sizeof text, "%s%s", checkpoint_prefix[a], t->name);
-            st_declare(&w, text, "F32", t->T > 1 ? 2 : 1, t->T > 1 ? (size_t[]){(size_t)t->T, (size_t)t->C} : (size_t[]){(size_t)t->C});
+            st_declare(&w, text, "F32", ps->list[i]->dims, shape + 2 - ps->list[i]->dims);
         }
     if (n_extra) st_declare(&w, extra_name, "I32", 1, &n_extra);
     for (int a = 0; a < 4; a++)

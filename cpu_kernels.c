@@ -37,12 +37,14 @@ void embedding_backward_cpu(real *dweight, const real *dout, const int *id, int 
 
 void level_embedding_cpu(real *out, const double *level, int G, int F) {
     int half = F / 2;                           // phases in double: float loses them at large levels
-    for (int g = 0; g < G; g++)
+    for (int g = 0; g < G; g++) {
+        if (F % 2) out[g*F + F - 1] = 0;        // an odd last column
         for (int i = 0; i < half; i++) {
             double phase = level[g] * exp(-log(10000.0) * i / half);
             out[g*F + i] = (real)cos(phase);
             out[g*F + half + i] = (real)sin(phase);
         }
+    }
 }
 
 // ---- linear layers ------------------------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ typedef struct AdamW {
     /* out (N,C) = weight (V,C) [id (N)] */ \
     K(embedding_forward,  (real *out, const real *weight, const int *id, int N, int C), (out, weight, id, N, C)) \
     K(embedding_backward, (real *dweight, const real *dout, const int *id, int N, int C), (dweight, dout, id, N, C)) \
-    /* out (G,F) = cos(level_g f_i) | sin(level_g f_i), f_i = 10000^(-i/(F/2)) */ \
+    /* out (G,F) = cos(level_g f_i) | sin(level_g f_i), f_i = 10000^(-i/(F/2)); an odd last column is 0 */ \
     K(level_embedding, (real *out, const double *level, int G, int F), (out, level, G, F)) \
     /* pre (N,OC) = inp (N,C) weight (OC,C)^T + bias (OC); out = act(pre). bias may be NULL; pre NULL: not kept */ \
     F(linear_forward, (real *out, real *pre, const real *inp, const real *weight, const real *bias, int N, int C, int OC, Activation act), \

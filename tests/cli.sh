@@ -50,9 +50,9 @@ expect 0 '' ./bd3lm eval --out "$dir/whole"
 says '^eval: split=test tokens=.* nats=.* ppl=.* bits_per_char='
 expect 0 '' ./bd3lm sample --out "$dir/whole" --samples 3 --chars 60 --quality
 says '^sample: samples=3 characters=180 nfe=.* known_words=.* entropy=.* distinct2=.* longest_copy='
-grep -v 'seconds=' "$dir/stdout" >"$dir/one"
+grep -av 'seconds=' "$dir/stdout" >"$dir/one"
 expect 0 '' ./bd3lm sample --out "$dir/whole" --samples 3 --chars 60 --quality --threads 1
-grep -v 'seconds=' "$dir/stdout" | sed 's/threads=1/threads=0/' >"$dir/two"
+grep -av 'seconds=' "$dir/stdout" | sed 's/threads=1/threads=0/' >"$dir/two"
 cmp -s "$dir/one" "$dir/two" && ok || fail "the same seed writes two texts"
 expect 0 '' ./bd3lm sample --out "$dir/whole" --prompt 'the paper' --chars 40 --watch
 says '^the paper'
@@ -69,7 +69,10 @@ says 'V=29'
 expect 0 '' ./bd3lm sample --out "$dir/text8" --chars 20 --prompt 'plain words'
 expect 1 "not a symbol of text8" ./bd3lm sample --out "$dir/text8" --prompt 'Capital'
 expect 0 '' $train --force --steps 3 --threads 1 --warmup 0 --clip-grad 0 --dropout 0 --clip-min 1 --block 1 --vocab 0 --out "$dir/zero"
+# next to nothing is ever masked
+expect 0 '' $train --force --steps 4 --batch 1 --length 2 --block 1 --clip-max 0.01 --vocab 0 --out "$dir/nothing"
 expect 0 '' $train --force --steps 3 --naive --out "$dir/plain"
+expect 0 '' ./bd3lm sample --out "$dir/whole" --samples 900 --chars 8
 expect 0 '' ./bd3lm --help
 expect 0 '' ./bd3lm train --help
 says '--dropout'

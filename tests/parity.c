@@ -110,7 +110,7 @@ static void parity_embedding_backward(void) {
 }
 static void parity_level_embedding(void) {
     double level[] = {0, 0.7, 999};
-    for (int F = 2; F <= 256; F *= 2) {
+    for (int F = 2; F <= 256; F = F*3/2 + 1) {
         Array *out = array((size_t)(3*F));
         #define A(p) (out->p, level, 3, F)
         CASE_K(level_embedding, 1e-6);

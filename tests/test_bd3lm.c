@@ -22,7 +22,7 @@ static Net open_net(NetConfig c, int P, int cache_B, int W, uint64_t seed) {
     begin_dry_run();
     n = net_create(c, true, seed, P, cache_B, W);
     net_free(&n);
-    arena_take(&per_step, 32 << 20);
+    arena_take(&per_step, 192 << 20);
     end_dry_run(false);
     n = net_create(c, true, seed, P, cache_B, W);
     all_random(&n, seed);
@@ -35,7 +35,7 @@ static real *to_host(const real *device, size_t n) { real *x = NEW(real, n); dow
 static Loss whole_loss(Net *n, int kind, const int *x, const int *x_tau, const double *w, const int *counted) {
     begin_step();
     n->drop = (Dropout){kind == 2 ? 0.3 : 0, 5, 6};
-    return kind == 3 ? ar_loss(n, x, counted, 2, 6) : bd3_loss(n, x, x_tau, w, counted, 2, 6, kind == 1 ? 6 : 2);
+    return kind == 3 ? ar_loss(n, x, counted, 2, 6) : bd3_loss(n, x, x_tau, w, counted, 2, 6, kind == 1 ? 6 : 2, true);
 }
 static void test_gradients(void) {
     for (int kind = 0; kind < 4; kind++) {               // doubled, one block, doubled with dropout, AR
@@ -83,6 +83,19 @@ static Input one_block_view(const int *x, const int *x_tau, int block, int b) {
     return (Input){1, S, -1, id, position, span};
 }
 
+// the parameters' gradients against g
+static void close_gradients(const char *what, const Net *n, const real *g, int block) {
+    real *h = to_host(n->ps.grad, n->ps.size);
+    double largest = 0, worst = 0;
+    for (size_t i = 0; i < n->ps.size; i++) {
+        double diff = fabs((double)(g[i] - h[i]));
+        largest = fmax(largest, fabs((double)g[i]));
+        worst = diff <= worst ? worst : diff;
+    }
+    CHECK(largest > 0 && worst <= largest * (REAL_IS_DOUBLE ? 1e-11 : 1e-4), "gradients, %s, block %d: %g of %g", what, block, worst, largest);
+    free(h);
+}
+
 static void test_two_passes(void) {
     enum { T = 12 };
     NetConfig c = small(9, true);
@@ -96,10 +109,23 @@ static void test_two_passes(void) {
 
         begin_step();
         zero_grad(&n.ps);
-        Loss loss = bd3_loss(&n, x, x_tau, w, counted, 1, T, block);
+        Loss loss = bd3_loss(&n, x, x_tau, w, counted, 1, T, block, true);
+        real whole;
+        download(&whole, loss.loss->data, sizeof whole);
         real *doubled = to_host(loss.logits->data, (size_t)T * (size_t)V);
         backward(loss.loss, PARAMS);
         real *g = to_host(n.ps.grad, n.ps.size);
+
+        // training sends only the masked rows through the output layer: the same loss, the same gradients
+        begin_step();
+        zero_grad(&n.ps);
+        Loss masked = bd3_loss(&n, x, x_tau, w, counted, 1, T, block, false);
+        real part;
+        download(&part, masked.loss->data, sizeof part);
+        CHECK_CLOSE("masked rows alone: loss", part, whole, TIGHT);
+        CHECK(rows(masked.logits) < T, "%d rows", rows(masked.logits));
+        backward(masked.loss, PARAMS);
+        close_gradients("masked rows alone", &n, g, block);
 
         // gradients: the blocks one by one, each its own sequence
         zero_grad(&n.ps);
@@ -114,14 +140,7 @@ static void test_two_passes(void) {
             free(got);
             backward(cross_entropy(logits, to_device(target, (size_t)block * sizeof(int)), to_device(weight, (size_t)block * sizeof(double)), 1.0/T, c.mask, &row_loss), PARAMS);
         }
-        real *h = to_host(n.ps.grad, n.ps.size);
-        double largest = 0, worst = 0;
-        for (size_t i = 0; i < n.ps.size; i++) {
-            double diff = fabs((double)(g[i] - h[i]));
-            largest = fmax(largest, fabs((double)g[i]));
-            worst = diff <= worst ? worst : diff;
-        }
-        CHECK(largest > 0 && worst <= largest * (REAL_IS_DOUBLE ? 1e-11 : 1e-4), "gradients, block %d: %g of %g", block, worst, largest);
+        close_gradients("block by block", &n, g, block);
 
         // values: literally two passes. Pass 1, clean: keys and values of every block; pass 2: each noisy block against them
         tape.off = true;
@@ -131,7 +150,7 @@ static void test_two_passes(void) {
                 int row[T], position[T];
                 Span span[T];
                 for (int t = 0; t < block; t++) row[t] = t, position[t] = b*block + t, span[t] = (Span){.lo = {0}, .hi = {(b + 1) * block}};
-                Tensor *logits = forward(&n, (Input){1, block, b*block, (clean ? x : x_tau) + b*block, position, span}, row, clean ? 0 : block);
+                Tensor *logits = forward(&n, (Input){1, block, b*block, (clean ? x : x_tau) + b*block, position, span}, clean ? NULL : row, block);
                 if (clean) continue;
                 real *got = to_host(logits->data, (size_t)block * (size_t)V);
                 for (int i = 0; i < block * V; i++) CHECK_CLOSE("logits, two passes", got[i], doubled[b*block*V + i], TIGHT);
@@ -139,7 +158,7 @@ static void test_two_passes(void) {
             }
         }
         tape.off = false;
-        free(doubled), free(g), free(h);
+        free(doubled), free(g);
         net_free(&n);
     }
 }
@@ -154,13 +173,13 @@ static void test_influence(void) {
     for (int t = 0; t < T; t++) counted[t] = 1;
     tape.off = true;
     begin_step();
-    real *base = to_host(bd3_loss(&n, x, x_tau, w, counted, 1, T, BLOCK).logits->data, (size_t)T * (size_t)c.V);
+    real *base = to_host(bd3_loss(&n, x, x_tau, w, counted, 1, T, BLOCK, true).logits->data, (size_t)T * (size_t)c.V);
     for (int t = 0; t < T; t++)
         for (int half = 0; half < 2; half++) {           // change one clean, then one noisy token
             int *y = half ? x_tau : x, old = y[t];
             y[t] = (old + 1) % 8;
             begin_step();
-            real *got = to_host(bd3_loss(&n, x, x_tau, w, counted, 1, T, BLOCK).logits->data, (size_t)T * (size_t)c.V);
+            real *got = to_host(bd3_loss(&n, x, x_tau, w, counted, 1, T, BLOCK, true).logits->data, (size_t)T * (size_t)c.V);
             y[t] = old;
             for (int b = 0; b < T / BLOCK; b++) {
                 size_t from = (size_t)(b * BLOCK * c.V);
@@ -187,7 +206,7 @@ static void test_block_one(void) {
     tape.off = true;
     begin_step();
     real loss;
-    download(&loss, bd3_loss(&n, x, x_tau, w, counted, 1, T, 1).loss->data, sizeof loss);
+    download(&loss, bd3_loss(&n, x, x_tau, w, counted, 1, T, 1, true).loss->data, sizeof loss);
 
     int state[T], pick = 0;                              // the sampler's own pass: MASK at t, clean tokens in the cache
     Sampler s = {.net = &n, .B = 1, .L = T, .block = 1, .x = state, .pick = &pick};
@@ -199,6 +218,35 @@ static void test_block_one(void) {
         forward_cached(&s, t, 1, NULL);
     }
     CHECK_CLOSE("block 1 = sequential likelihood", loss, sum / (T - 1), TIGHT);
+    tape.off = false;
+    net_free(&n);
+}
+
+// ---- a cache that is full: one layer against the last W tokens alone --------------------------------------------------------------
+// Keys are rotated at absolute positions and the oldest block is overwritten. As rotary attention sees differences of positions only, and keys of
+// a single layer depend on their own token alone, this must equal a fresh pass over the last W tokens at positions 0..W-1.
+static void test_ring(void) {
+    enum { T = 14, W = 6, BLOCK = 2 };
+    NetConfig c = small(9, true);
+    c.NL = 1;
+    Net n = open_net(c, T, 1, W, 9);
+    int x[T] = {7, 1, 2, 3, 4, 0, 5, 6, 0, 1, 3, 2, 7, 4}, row[BLOCK] = {0, 1}, last[BLOCK] = {W - 2, W - 1}, position[W];
+    Span span[W];
+    tape.off = true;
+    for (int at = 0; at < T; at += BLOCK) {
+        int seen = at + BLOCK < W ? at + BLOCK : W, first = at + BLOCK - W;
+        for (int t = 0; t < BLOCK; t++) position[t] = at + t, span[t] = (Span){.lo = {0}, .hi = {seen}};
+        begin_step();
+        real *ring = to_host(forward(&n, (Input){1, BLOCK, at % W, x + at, position, span}, row, BLOCK)->data, (size_t)(BLOCK * c.V));
+        if (first >= 0) {
+            for (int t = 0; t < W; t++) position[t] = t, span[t] = (Span){.lo = {0}, .hi = {(t / BLOCK + 1) * BLOCK}};
+            begin_step();
+            real *fresh = to_host(forward(&n, (Input){1, W, -1, x + first, position, span}, last, BLOCK)->data, (size_t)(BLOCK * c.V));
+            for (int i = 0; i < BLOCK * c.V; i++) CHECK_CLOSE("ring", ring[i], fresh[i], TIGHT);
+            free(fresh);
+        }
+        free(ring);
+    }
     tape.off = false;
     net_free(&n);
 }
@@ -219,6 +267,31 @@ static void toy_nll(Net *n, const int *x, int block, int b, int masked, double n
     free(logits);
 }
 
+// NELBO of x by enumeration. A set of k of the n tokens of a block that may be masked has the weight integral of tau^(k-1) (1-tau)^(n-k) =
+// (k-1)! (n-k)! / n!. keep_bos: position 0 never is. *log_p (keep_bos false): log-probability under the law of the sampler,
+// p(set) = mean over the next position i of p(x_i | rest) p(set without i).
+static double toy_bound(Net *net, const int *x, int block, bool keep_bos, double *log_p) {
+    double bound = 0;
+    *log_p = 0;
+    for (int b = 0; b < TT / block; b++) {
+        double p[16] = {1};
+        int fixed = keep_bos && b == 0 ? 1 : 0, n = block - fixed;
+        for (int set = 1; set < 1 << block; set++) {
+            double nll[TT];
+            int k = __builtin_popcount((unsigned)set);
+            if (set & fixed) continue;
+            toy_nll(net, x, block, b, set << b*block, nll);
+            for (int i = 0; i < block; i++) {
+                if (!(set >> i & 1)) continue;
+                bound += nll[i] * tgamma(k) * tgamma(n - k + 1) / tgamma(n + 1);
+                p[set] += exp(-nll[i]) * p[set & ~(1 << i)] / k;
+            }
+        }
+        *log_p += log(p[(1 << block) - 1]);
+    }
+    return bound;
+}
+
 // which position of a block is uncovered first
 static int first_pick[TT];
 static void note_first(const Sampler *s, int known, int end) {
@@ -236,24 +309,9 @@ static void test_toy(void) {
         double total = 0, p_of[16], gap = 0;
         for (int code = 0; code < 16; code++) {
             int x[TT];
-            double bound = 0, log_p = 0;
+            double log_p, bound;
             for (int t = 0; t < TT; t++) x[t] = code >> t & 1;
-            for (int b = 0; b < TT / block; b++) {
-                // NELBO of the block: every set of k masks has the probability integral of tau^(k-1) (1-tau)^(block-k) = (k-1)! (block-k)! / block!
-                // law of the sampler: p(set) = mean over the next position i of p(x_i | rest) p(set without i)
-                double p[16] = {1};
-                for (int set = 1; set < 1 << block; set++) {
-                    double nll[TT];
-                    int k = __builtin_popcount((unsigned)set);
-                    toy_nll(&n, x, block, b, set << b*block, nll);
-                    for (int i = 0; i < block; i++) {
-                        if (!(set >> i & 1)) continue;
-                        bound += nll[i] * tgamma(k) * tgamma(block - k + 1) / tgamma(block + 1);
-                        p[set] += exp(-nll[i]) * p[set & ~(1 << i)] / k;
-                    }
-                }
-                log_p += log(p[(1 << block) - 1]);
-            }
+            bound = toy_bound(&n, x, block, false, &log_p);
             CHECK(bound >= -log_p - 1e-6, "block %d, x %d: bound %g below %g", block, code, bound, -log_p);
             if (block == 1) CHECK_CLOSE("bound = likelihood at block 1", bound, -log_p, 1e-6);
             gap += bound + log_p;
@@ -262,12 +320,28 @@ static void test_toy(void) {
         CHECK_CLOSE("sum of p(x)", total, 1, 1e-5);
         CHECK(block == 1 || gap > 1e-4, "block %d: no gap, the test proves nothing", block);
 
+        // the Monte-Carlo estimate of training and evaluation: copies of one sequence, BOS kept, levels from [0.001, 1]
+        enum { COPIES = 2000, DRAWS = 20 };
+        int *many = NEW(int, COPIES * TT), *counted = NEW(int, COPIES * TT);
+        double unused, sum = 0, sum2 = 0;
+        for (int i = 0; i < COPIES * TT; i++) many[i] = (i % TT) % 2, counted[i] = 1;
+        for (int d = 0; d < DRAWS; d++) {
+            real estimate;
+            begin_step();
+            download(&estimate, draw_loss(&n, many, counted, COPIES, TT, block, RNG_EVAL, (uint64_t)d, 1e-3, 1).loss->data, sizeof estimate);
+            sum += (double)estimate / DRAWS, sum2 += (double)estimate * (double)estimate / DRAWS;
+        }
+        double exact = toy_bound(&n, many, block, true, &unused) / TT, error = sqrt((sum2 - sum*sum) / (DRAWS - 1));
+        CHECK_CLOSE("Monte-Carlo bound", sum, exact, 5*error + 1e-3*exact);
+        CHECK(5*error < 0.1 * exact, "block %d: too rough to prove anything: %g of %g", block, error, exact);
+        free(many), free(counted);
+
         // the sampler draws from that law: counts within five standard deviations
         enum { N = 2000, ROUNDS = 5 };
         int *x = NEW(int, N * TT), *pick = NEW(int, N), counts[16] = {0};
         memset(first_pick, 0, sizeof first_pick);
         for (int round = 0; round < ROUNDS; round++) {
-            Sampler s = {.net = &n, .B = N, .L = TT, .block = block, .x = x, .pick = pick, .top = 1, .rng = rng(1, RNG_SAMPLE, (uint64_t)(round + 10*block)), .watch = note_first};
+            Sampler s = {.net = &n, .B = N, .L = TT, .block = block, .x = x, .pick = pick, .top = 1, .p = (double[3]){0}, .ranked = (Ranked[3]){{0}}, .rng = rng(1, RNG_SAMPLE, (uint64_t)(round + 10*block)), .watch = note_first};
             for (int i = 0; i < N * TT; i++) x[i] = n.c.mask;
             for (int at = 0; at < TT; at += block) sample_block(&s, at);
             for (int i = 0; i < N; i++) counts[x[4*i] + 2*x[4*i + 1] + 4*x[4*i + 2] + 8*x[4*i + 3]]++;
@@ -340,7 +414,7 @@ static void test_pieces(void) {
         begin_step();
         int x[4] = {7, 1, 2, 3}, x_tau[4] = {7, 8, 8, 8}, counted[4] = {0, 1, 1, 1};
         real loss;
-        download(&loss, bd3_loss(&n, x, x_tau, (double[]){1, 1}, counted, 1, 4, 2).loss->data, sizeof loss);
+        download(&loss, bd3_loss(&n, x, x_tau, (double[]){1, 1}, counted, 1, 4, 2, true).loss->data, sizeof loss);
         if (pass) CHECK_CLOSE("loss at the start", loss, log(8), 1e-6);
     }
     net_free(&n);
@@ -352,6 +426,7 @@ int main(void) {
     test_two_passes();
     test_influence();
     test_block_one();
+    test_ring();
     test_toy();
     return finish(REAL_IS_DOUBLE ? "test_bd3lm (double)" : "test_bd3lm (float, fast kernels)");
 }
