@@ -1,4 +1,4 @@
-// cpu_fast.c: the few bodies that deserve speed on a CPU: matrix product, activations, span attention. Float only.
+// cpu_fast.c: the few bodies that deserve speed on a CPU: matrix product, activations, span attention, cross-entropy. Float only.
 // Each stands beside its plain twin in cpu_kernels.c, which says what is computed; here stands how. Read vexp(), then tile(), then gemm().
 // Vectors are GCC/Clang vector extensions, so one text serves AVX-512, AVX2, SSE2 and Arm. No flag may reassociate this file (vexp would break).
 #include "kernels.h"
@@ -361,5 +361,59 @@ void attention_backward_fast(float *dq, float *dk, float *dv, const float *dout,
             dk[head_k + (size_t)j*ldkv + i] += dk_p[(size_t)j*D + i];
             dv[head_k + (size_t)j*ldkv + i] += dv_p[(size_t)j*D + i];
         }
+    }
+}
+
+// ---- cross-entropy ------------------------------------------------------------------------------------------------------------
+
+static float largest(const float *x, int n, float top) {
+    vec tops = (vec){0} + top;
+    int v = 0;
+    for (; v + VW <= n; v += VW) { vec y = *(const vec *)(x + v); tops = choose(y > tops, y, tops); }
+    for (; v < n; v++) top = fmaxf(top, x[v]);
+    for (int i = 0; i < VW; i++) top = fmaxf(top, tops[i]);
+    return top;
+}
+
+// sum of exp(x - top); in double from one piece to the next, so that a large vocabulary loses nothing
+static double sum_exp(const float *x, int n, float top) {
+    double total = 0;
+    for (int from = 0, to; from < n; from = to) {
+        vec sums = {0};
+        int v = from;
+        to = min(n, from + 1024);
+        for (; v + VW <= to; v += VW) sums += vexp(*(const vec *)(x + v) - top);
+        for (int i = 0; i < VW; i++) total += sums[i];
+        for (; v < to; v++) total += expf(x[v] - top);
+    }
+    return total;
+}
+
+void cross_entropy_forward_fast(float *loss, float *row_loss, float *lse, const float *logits, const int *target, const double *weight, double scale, int excluded,
+                                int N, int V) {
+    int before = excluded < 0 ? V : excluded, behind = excluded < 0 ? 0 : V - excluded - 1;        // the entries on both sides of the excluded one
+    #pragma omp parallel for
+    for (int n = 0; n < N; n++) {
+        const float *left = logits + (size_t)n*V, *right = left + V - behind;
+        row_loss[n] = lse[n] = 0;
+        if (weight[n] == 0) continue;
+        float top = largest(right, behind, largest(left, before, -INFINITY));
+        lse[n] = (float)(top + log(sum_exp(left, before, top) + sum_exp(right, behind, top)));
+        row_loss[n] = (float)(weight[n] * (lse[n] - left[target[n]]));
+    }
+    double total = 0;
+    for (int n = 0; n < N; n++) total += row_loss[n];
+    *loss = (float)(scale * total);
+}
+
+void cross_entropy_backward_fast(float *logits, const float *dloss, const float *lse, const int *target, const double *weight, double scale, int excluded,
+                                 int N, int V) {
+    #pragma omp parallel for
+    for (int n = 0; n < N; n++) {
+        float *row = logits + (size_t)n*V, d = (float)(*dloss * scale * weight[n]);
+        if (weight[n] == 0) { memset(row, 0, V * sizeof(float)); continue; }
+        FOR_VECTORS((size_t)V, v, count) store(row + v, d * vexp(load(row + v, count) - lse[n]), count);
+        row[target[n]] -= d;
+        if (excluded >= 0) row[excluded] = 0;
     }
 }

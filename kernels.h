@@ -101,10 +101,10 @@ typedef struct AdamW {
     K(store_rows, (real *out, const real *inp, int B, int T, int W, int C, int ld), (out, inp, B, T, W, C, ld)) \
     /* row_loss (N) = weight (N) * -log softmax(logits (N,V) without entry `excluded`)[target (N)]; loss (1) = scale * sum. lse (N) is kept. */ \
     /* A row of weight 0 is not read. excluded = -1: none */ \
-    K(cross_entropy_forward, (real *loss, real *row_loss, real *lse, const real *logits, const int *target, const double *weight, double scale, int excluded, \
+    F(cross_entropy_forward, (real *loss, real *row_loss, real *lse, const real *logits, const int *target, const double *weight, double scale, int excluded, \
                               int N, int V), (loss, row_loss, lse, logits, target, weight, scale, excluded, N, V)) \
     /* logits (N,V) are overwritten by their gradient */ \
-    K(cross_entropy_backward, (real *logits, const real *dloss, const real *lse, const int *target, const double *weight, double scale, int excluded, \
+    F(cross_entropy_backward, (real *logits, const real *dloss, const real *lse, const int *target, const double *weight, double scale, int excluded, \
                                int N, int V), (logits, dloss, lse, target, weight, scale, excluded, N, V)) \
     /* out (1) = sum of x (n) squared */ \
     K(sum_squares, (double *out, const real *x, size_t n), (out, x, n)) \
