@@ -46,7 +46,7 @@ setup:
 data:
 	@sh data/get.sh kjv
 
-STEPS = 1600
+STEPS = 1800
 # set-up, data, build, training, a text written before your eyes, and how good it is: about two minutes on two cores      make demo STEPS=100
 demo: setup
 	@sh data/get.sh kjv || { echo "without the corpus the demo trains on README.md and NOTES.md"; mkdir -p $(BUILD); cat README.md NOTES.md > $(BUILD)/text.txt; }
