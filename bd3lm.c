@@ -35,18 +35,19 @@ typedef struct NetConfig {
 static struct {
     int layers, width, heads, cond, length, block, merges, steps, batch, warmup, seed, threads, samples, characters, draws;
     double lr, dropout, max_norm, ema, clip_min, clip_max, nucleus;
-    const char *data, *charset, *objective, *out, *prompt, *split, *device;
+    const char *data, *text, *charset, *objective, *out, *prompt, *split, *device;
     bool resume, force, watch, quality, naive;
 } opt = {
     .layers = 2, .width = 96, .heads = 8, .cond = 128, .length = 64, .block = 4, .merges = 4000, .steps = 1800, .batch = 8, .warmup = 50, .seed = 1,
     .samples = 1, .characters = 512, .draws = 1,
     .lr = 1.5e-3, .max_norm = 1, .ema = 0.9999, .clip_min = 1e-3, .clip_max = 1, .nucleus = 0.9,
-    .data = "data/cache/kjv.txt", .charset = "bytes", .objective = "bd3", .out = "out/bd3lm", .prompt = "", .split = "test", .device = "cpu",
+    .data = "data/cache/kjv.txt", .text = "", .charset = "bytes", .objective = "bd3", .out = "out/bd3lm", .prompt = "", .split = "test", .device = "cpu",
 };
 
 static Option options[] = {
     // name, type, variable with its default, smallest, largest, verbs, meaning, saved in checkpoints, given
     {"data",     TEXT, &opt.data,      0, 0, " train eval sample ", "text file", true, false},
+    {"text",     TEXT, &opt.text,      0, 0, " ", "size and hash of the text that was trained on", true, false},
     {"charset",  TEXT, &opt.charset,   0, 0, " train ", "bytes, or text8: 27 symbols", true, false},
     {"vocab",    INT,  &opt.merges,    0, 60000, " train ", "byte pairs learned from the text on top of the charset; 0: none", true, false},
     {"objective",TEXT, &opt.objective, 0, 0, " train ", "bd3: block diffusion, or ar: next-token prediction", true, false},
@@ -83,6 +84,12 @@ static Option options[] = {
     {0},
 };
 
+static bool is_ar(void) {
+    if (!strcmp(opt.objective, "ar")) return true;
+    if (strcmp(opt.objective, "bd3")) die("--objective %s: bd3 or ar", opt.objective);
+    return false;
+}
+
 static void set_up(void) {
     if (strcmp(opt.device, "cpu")) die("--device %s: this build knows cpu only", opt.device);
 #ifdef _OPENMP
@@ -93,8 +100,11 @@ static void set_up(void) {
 #if !REAL_IS_DOUBLE
     naive = opt.naive;
 #endif
+    if (!*opt.out) die("--out '': the name of a directory is needed");
     setvbuf(stdout, NULL, _IOLBF, 1 << 16);
 }
+
+static bool given(const char *name) { for (const Option *o = options; o->name; o++) if (!strcmp(o->name, name)) return o->given; return false; }
 
 // ---- 2. data ------------------------------------------------------------------------------------------------------------------
 
@@ -113,6 +123,10 @@ static Corpus corpus_load(const char *path, const int (*merge)[2], int merges) {
     if (!text8 && strcmp(opt.charset, "bytes")) die("--charset %s: bytes or text8", opt.charset);
     if (!exists(path)) die("%s: no such file (make data fetches the default text; --data takes any other)", path);
     c.text = text_read(path, text8, &c.size);
+    char mark[64];
+    snprintf(mark, sizeof mark, "%zu:%016llx", c.size, (unsigned long long)hash_bytes(c.text, c.size));
+    if (*opt.text && !given("data") && strcmp(opt.text, mark)) die("%s is not the text that was trained on (--data %s takes it all the same)", path, path);
+    if (!*opt.text && !(opt.text = strdup(mark))) die("out of memory");
     size_t from, to;
     text_split(c.size, TRAIN, &from, &to);
     c.vocab = merge ? vocabulary_create(text8, merges, merge) : vocabulary_learn(c.text, to, text8, opt.merges);
@@ -191,7 +205,8 @@ static void subs_log_probs(double *log_p, const real *logits, int V, int mask, i
     double top = -INFINITY, sum = 0;
     for (int v = 0; v < V; v++) if (v != mask && !((double)logits[v] <= top)) top = (double)logits[v];      // !(<=): a NaN gets through
     for (int v = 0; v < V; v++) if (v != mask) sum += exp((double)logits[v] - top);
-    for (int v = 0; v < V; v++) if (v != mask) log_p[v] = (double)logits[v] - top - log(sum);
+    double log_sum = top + log(sum);
+    for (int v = 0; v < V; v++) if (v != mask) log_p[v] = (double)logits[v] - log_sum;
 }
 
 // ---- 4. network ---------------------------------------------------------------------------------------------------------------
@@ -519,25 +534,21 @@ static double coded_sigma(double tau) { return fmin(-log1p(-mask_prob(tau)), log
 
 // ---- 9. command line ----------------------------------------------------------------------------------------------------------
 
-static bool is_ar(void) {
-    if (!strcmp(opt.objective, "ar")) return true;
-    if (strcmp(opt.objective, "bd3")) die("--objective %s: bd3 or ar", opt.objective);
-    return false;
-}
-
 static NetConfig net_config(const Vocabulary *v) {
-    if (opt.length % opt.block) die("--block %d does not divide --length %d", opt.block, opt.length);
+    if (!is_ar() && opt.length % opt.block) die("--block %d does not divide --length %d", opt.block, opt.length);
     if (opt.width % opt.heads) die("--heads %d do not divide --width %d", opt.heads, opt.width);
+    if ((double)opt.batch * opt.length > 1e8) die("--batch %d times --length %d is more than 100 million tokens", opt.batch, opt.length);
     if (opt.clip_min > opt.clip_max) die("--clip-min %g is larger than --clip-max %g", opt.clip_min, opt.clip_max);
     return (NetConfig){.NL = opt.layers, .C = opt.width, .NH = opt.heads, .cond = opt.cond, .V = v->size, .mask = v->mask, .adaln = !is_ar(),
                        .freq = 256, .mlp = 4, .rope_base = 10000, .eps = 1e-5};
 }
 
-static const char *checkpoint_path(void) { return path_in(opt.out, "bd3lm.safetensors"); }
+static Path checkpoint_path(void) { return path_in(opt.out, "bd3lm.safetensors"); }
 
-// Options and corpus of the checkpoint in --out. Ends the program if there is none.
-static SafeTensors open_checkpoint(Corpus *corpus, int *step_done, const char *may_change) {
-    const char *path = checkpoint_path();
+// Options and corpus (with_text; otherwise its vocabulary alone) of the checkpoint in --out. Ends the program if there is none.
+static SafeTensors open_checkpoint(Corpus *corpus, bool with_text, int *step_done, const char *may_change) {
+    Path place = checkpoint_path();
+    const char *path = place.text;
     if (!exists(path)) die("%s: no checkpoint (./bd3lm train --out %s makes one)", path, opt.out);
     SafeTensors st = st_open(path);
     *step_done = checkpoint_options(&st, path, options, may_change);
@@ -545,7 +556,8 @@ static SafeTensors open_checkpoint(Corpus *corpus, int *step_done, const char *m
     size_t n = m ? m->count / 2 : 0;
     int (*merge)[2] = (int (*)[2])NEW(int, 2*n + 2);
     for (size_t i = 0; i < 2*n; i++) merge[i / 2][i % 2] = (int)st_number(m, i);
-    *corpus = corpus_load(opt.data, (const int (*)[2])merge, (int)n);
+    *corpus = with_text ? corpus_load(opt.data, (const int (*)[2])merge, (int)n)
+                        : (Corpus){.vocab = vocabulary_create(!strcmp(opt.charset, "text8"), (int)n, (const int (*)[2])merge)};
     free(merge);
     return st;
 }
@@ -576,18 +588,21 @@ static double train_step(Net *net, const Corpus *c, int step, int *x, int *count
 static int run_train(int files, char **file) {
     (void)files, (void)file;
     set_up();
-    const char *path = checkpoint_path();
+    Path place = checkpoint_path(), log_place = path_in(opt.out, "log.csv");
+    const char *path = place.text;
     Corpus corpus;
     SafeTensors st = {0};
     int done = 0;
-    if (opt.resume) st = open_checkpoint(&corpus, &done, " steps ");
-    else {
+    if (opt.resume) {
+        st = open_checkpoint(&corpus, true, &done, " steps ");
+        if (done >= opt.steps) die("%s has done its %d steps: --steps says how far to go on", path, done);
+    } else {
         if (exists(path) && !opt.force) die("%s is there already: --resume goes on, --force overwrites it, --out names another place", path);
         corpus = corpus_load(opt.data, NULL, 0);
     }
     NetConfig c = net_config(&corpus.vocab);
     int B = opt.batch, T = opt.length;
-    if (corpus.n[TRAIN] < (size_t)T) die("%s: %zu training symbols are fewer than --length %d", opt.data, corpus.n[TRAIN], T);
+    if (corpus.n[TRAIN] < (size_t)T) die("%s: the text is too short: %zu training symbols are fewer than --length %d", opt.data, corpus.n[TRAIN], T);
     print_configuration("train", options);
     printf("data: %zu characters, %zu training symbols (%.2f characters each), V=%d\n", corpus.size, corpus.n[TRAIN],
            (double)corpus.characters[TRAIN] / (double)corpus.n[TRAIN], c.V);
@@ -605,8 +620,8 @@ static int run_train(int files, char **file) {
     if (opt.resume) { checkpoint_resume(&st, path, &net.ps); st_free(&st); }
 
     make_directory(opt.out);
-    FILE *log = fopen(path_in(opt.out, "log.csv"), opt.resume ? "a" : "w");
-    if (!log) die("cannot write %s: %s", path_in(opt.out, "log.csv"), strerror(errno));
+    FILE *log = fopen(log_place.text, opt.resume ? "a" : "w");
+    if (!log) die("cannot write %s: %s", log_place.text, strerror(errno));
     if (!opt.resume) fprintf(log, "step,loss,grad_norm,seconds\n");
     catch_signals();
     double start = seconds(), loss = 0, recent = 0;
@@ -622,6 +637,7 @@ static int run_train(int files, char **file) {
     fclose(log);
     double spent = seconds() - start;
     checkpoint_save(path, &net.ps, options, done, "vocab.merges", &corpus.vocab.merge[0][0], (size_t)corpus.vocab.merges * 2);
+    if (interrupted) printf("interrupted: saved %s (./bd3lm train --resume --out %s goes on)\n", path, opt.out);
     printf("train: steps=%d loss=%.4f parameters=%zu tokens_per_s=%.0f seconds=%.1f\n",
            done, recent, params_count(&net.ps), (double)(done - first) * B * T / spent, spent);
     net_free(&net);
@@ -635,7 +651,7 @@ static int run_eval(int files, char **file) {
     set_up();
     int done;
     Corpus corpus;
-    SafeTensors st = open_checkpoint(&corpus, &done, " data seed batch ");
+    SafeTensors st = open_checkpoint(&corpus, true, &done, " data seed batch ");
     NetConfig c = net_config(&corpus.vocab);
     const char *names[] = {"train", "validation", "test"};
     int split = 0;
@@ -649,7 +665,7 @@ static int run_eval(int files, char **file) {
     net_free(&net);
     end_dry_run(true);
     net = net_create(c, false, 0, opt.length, 0, 0);
-    checkpoint_read(&st, checkpoint_path(), &net.ps, "ema.", net.ps.data);
+    checkpoint_read(&st, checkpoint_path().text, &net.ps, "ema.", net.ps.data);
     st_free(&st);
     Result r = evaluate(&net, &corpus, split, opt.batch, opt.length, opt.block, is_ar(), opt.draws, true);
     printf("eval: split=%s tokens=%ld nats=%.4f stderr=%.4f ppl=%.3f bits_per_char=%.4f\n",
@@ -662,19 +678,21 @@ static int run_eval(int files, char **file) {
 // --watch: on a terminal the current line is redrawn in place; in a pipe every state is a line of its own.
 static const Vocabulary *watch_vocab;
 static void watch(const Sampler *s, int start, int end) {
-    enum { WIDTH = 76, TAIL = 2 * WIDTH };              // columns of a line; tokens that surely fill more than one
-    static char text[TAIL * MAX_PIECE + 1], masked[1 << 16];
+    enum { TAIL = 256 };                                // no more tokens of the current line are looked at
+    static char text[TAIL * MAX_PIECE + 1], masked[TAIL * MAX_PIECE + 1];
     static int first;                                   // the first token of the current line
     bool terminal = isatty(STDOUT_FILENO);
+    int shown = end - start < TAIL ? end - start : TAIL, width = 0;
     if (start - first > TAIL) first = start - TAIL;
     decode(watch_vocab, s->x + first, (size_t)(start - first), "", text);
-    if (strlen(text) > WIDTH) {                         // a full line stays as it is, and the next one begins with this block
+    decode(watch_vocab, s->x + start, (size_t)shown, "\u2591", masked);
+    for (char *p = text; *p; p++) width += (*p & 0xC0) != 0x80;
+    for (char *p = masked; *p; p++) width += (*p & 0xC0) != 0x80;          // bytes that begin a character
+    if (*text && width >= columns()) {                  // a full line stays as it is, and the next one begins with this block
         if (terminal) printf("\r\033[K%s\n", text);
         first = start;
         text[0] = 0;
     }
-    int shown = end - start < 256 ? end - start : 256;
-    decode(watch_vocab, s->x + start, (size_t)shown, "\u2591", masked);
     for (char *p = text; *p; p++) if (*p == '\n') *p = ' ';
     for (char *p = masked; *p; p++) if (*p == '\n') *p = ' ';
     printf(terminal ? "\r\033[K%s%s" : "%s%s\n", text, masked);
@@ -706,7 +724,7 @@ static int run_sample(int files, char **file) {
     set_up();
     int done;
     Corpus corpus;
-    SafeTensors st = open_checkpoint(&corpus, &done, " data seed ");
+    SafeTensors st = open_checkpoint(&corpus, opt.quality, &done, " data seed ");
     NetConfig c = net_config(&corpus.vocab);
     Vocabulary *v = &corpus.vocab;
     size_t prompt_size = strlen(opt.prompt);
@@ -736,7 +754,7 @@ static int run_sample(int files, char **file) {
     net_free(&net);
     end_dry_run(true);
     net = net_create(c, false, 0, L, B, W);
-    checkpoint_read(&st, checkpoint_path(), &net.ps, "ema.", net.ps.data);
+    checkpoint_read(&st, checkpoint_path().text, &net.ps, "ema.", net.ps.data);
     st_free(&st);
     for (size_t i = 0; i < (size_t)B * (size_t)L; i++) s.x[i] = v->mask;
     for (int b = 0; b < B; b++) {
@@ -766,9 +784,10 @@ static int run_sample(int files, char **file) {
     size_t total = 0;
     for (int b = 0; b < B; b++) {
         if (B > 1) printf("--- %d\n", b + 1);
-        printf("%s\n", text[b]);
+        if (b > 0 || !opt.watch || !isatty(STDOUT_FILENO)) printf("%s\n", text[b]);
         total += size[b];
     }
+    if (shortest < (size_t)chars) printf("(%d characters were asked for: a model of one block writes at most %d tokens)\n", chars, L - 1);
     char more[512] = "";
     if (opt.quality) print_quality(&corpus, text, size, B, (size_t)chars, more, sizeof more);
     printf("sample: samples=%d characters=%zu nfe=%ld forwards=%ld%s characters_per_s=%.0f seconds=%.1f\n",

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -76,13 +77,12 @@ static void make_directory(const char *path) {
     }
 }
 
-// dir/name in a static buffer; four results live at a time
-static const char *path_in(const char *dir, const char *name) {
-    static char buffer[4][4096];
-    static int next;
-    char *path = buffer[next++ & 3];
-    if ((size_t)snprintf(path, sizeof buffer[0], "%s/%s", dir, name) >= sizeof buffer[0]) die("%s/%s: path too long", dir, name);
-    return path;
+// dir/name
+typedef struct Path { char text[4096]; } Path;
+static Path path_in(const char *dir, const char *name) {
+    Path p;
+    if ((size_t)snprintf(p.text, sizeof p.text, "%s/%s", dir, name) >= sizeof p.text) die("%s/%s: path too long", dir, name);
+    return p;
 }
 
 // ---- 3. safetensors -----------------------------------------------------------------------------------------------------------
@@ -448,12 +448,13 @@ static bool option_set(Option *o, const char *text) {
     return true;
 }
 
+static const char *verb_name = "VERB";
 __attribute__((noreturn, format(printf, 1, 2))) static void die_usage(const char *format, ...) {
     va_list args;
     va_start(args, format);
     fprintf(stderr, "%s: ", program_name);
     vfprintf(stderr, format, args);
-    fprintf(stderr, " (%s --help)\n", program_name);
+    fprintf(stderr, " (%s %s --help)\n", program_name, verb_name);
     exit(2);
 }
 
@@ -479,6 +480,7 @@ static int run_command(const char *program, int argc, char **argv, const Verb *v
     }
     for (const Verb *v = verbs; v->name; v++) if (!strcmp(argv[1], v->name)) verb = v;
     if (!verb) die_usage("no verb '%s'", argv[1]);
+    verb_name = verb->name;
 
     char **file = NEW(char *, argc);
     int files = 0;
@@ -507,7 +509,7 @@ static int run_command(const char *program, int argc, char **argv, const Verb *v
     if (*verb->arguments && !files) die_usage("%s needs %s", verb->name, verb->arguments);
     int status = verb->run(files, file);
     free(file);
-    if (fflush(stdout)) die("cannot write to standard output: %s", strerror(errno));
+    if (fflush(stdout) || ferror(stdout)) die("cannot write to standard output: %s", strerror(errno));
     return status;
 }
 
@@ -517,7 +519,8 @@ static void print_configuration(const char *verb, const Option *options) {
         char value[4096];
         if (!option_has(o, verb) && !o->saved) continue;
         option_format(o, value, sizeof value);
-        if (*value) printf(" %s=%s", o->name, value);
+        for (char *p = value; *p; p++) if (*p > 0 && *p < ' ') *p = ' ';
+        if (*value) printf(strchr(value, ' ') ? " %s='%s'" : " %s=%s", o->name, value);
     }
     printf("\n");
 }
@@ -538,6 +541,12 @@ __attribute__((format(printf, 2, 3))) static void progress(bool last, const char
     va_end(args);
     if (!terminal || last || now - kept > 10) { printf("\n"); kept = now; }
     fflush(stdout);
+}
+
+// columns of the terminal, 80 if standard output is none
+static int columns(void) {
+    struct winsize w;
+    return ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col >= 20 ? w.ws_col : 80;
 }
 
 static volatile sig_atomic_t interrupted;               // Ctrl-C or SIGTERM came: finish the step, save, leave

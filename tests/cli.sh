@@ -77,6 +77,18 @@ expect 0 '' ./bd3lm --help
 expect 0 '' ./bd3lm train --help
 says '--dropout'
 
+# ---- a model can write without its text; a text that has changed is noticed
+cp "$dir/text" "$dir/text2"
+expect 0 '' ./bd3lm train --data "$dir/text2" --layers 1 --width 8 --heads 2 --vocab 0 --batch 1 --steps 2 --out "$dir/moved"
+echo more >>"$dir/text2"
+expect 1 'is not the text that was trained on' ./bd3lm eval --out "$dir/moved"
+expect 1 'is not the text that was trained on' ./bd3lm train --resume --steps 3 --out "$dir/moved"
+expect 0 '' ./bd3lm eval --out "$dir/moved" --data "$dir/text"
+rm "$dir/text2"
+expect 0 '' ./bd3lm sample --out "$dir/moved" --chars 20
+expect 1 'no such file' ./bd3lm sample --out "$dir/moved" --quality
+expect 1 'standard output' sh -c './bd3lm eval --out "$1" >/dev/full' sh "$dir/whole"
+
 # ---- NaN: training stops and names step and tensor, and writes nothing
 cp -r "$dir/part" "$dir/nan"
 $BUILD/poison "$dir/nan/bd3lm.safetensors" blocks.1.mlp.0.weight
@@ -85,6 +97,7 @@ expect 1 'step 13: loss .*nan.*parameter blocks.1.mlp.0.weight' ./bd3lm train --
 cmp -s "$dir/nan/bd3lm.safetensors" "$dir/before" && ok || fail "a run that failed changed the checkpoint"
 
 # ---- bad input
+expect 1 'directory is needed' ./bd3lm train --out ''
 expect 2 'no verb' ./bd3lm tarin
 expect 2 'has no option' ./bd3lm train --stepz 3
 expect 2 'needs a value' ./bd3lm train --steps
@@ -97,15 +110,17 @@ expect 1 'does not divide' $train --block 5 --out "$dir/x"
 expect 1 'do not divide' $train --heads 5 --out "$dir/x"
 expect 1 'bd3 or ar' $train --objective gpt --out "$dir/x"
 expect 1 'bytes or text8' $train --charset utf9 --out "$dir/x"
+expect 1 'more than 100 million' $train --batch 1000000 --length 1000 --block 1000 --out "$dir/x"
 expect 1 'is larger than' $train --clip-min 0.9 --clip-max 0.5 --out "$dir/x"
 expect 1 'no such file' ./bd3lm train --data "$dir/none" --out "$dir/x"
 expect 1 'not a regular file' ./bd3lm train --data "$dir" --out "$dir/x"
 : >"$dir/empty"; printf a >"$dir/one-byte"
-expect 1 'fewer than --length' ./bd3lm train --data "$dir/empty" --out "$dir/x"
+expect 1 'too short' ./bd3lm train --data "$dir/empty" --out "$dir/x"
 expect 1 'fewer than --length' ./bd3lm train --data "$dir/one-byte" --out "$dir/x"
 expect 1 'is there already' $train --steps 12 --out "$dir/whole"
 expect 1 'in the way' $train --out "$dir/text"
 expect 1 'trained with --width 24' ./bd3lm train --resume --width 32 --out "$dir/whole"
+expect 1 'has done its 12 steps' ./bd3lm train --resume --out "$dir/whole"
 expect 1 'no checkpoint' ./bd3lm sample --out "$dir/x"
 head -c 3000 "$dir/whole/bd3lm.safetensors" >"$dir/cut"; mkdir -p "$dir/short"; mv "$dir/cut" "$dir/short/bd3lm.safetensors"
 expect 1 'longer than the file' ./bd3lm sample --out "$dir/short"

@@ -41,7 +41,8 @@ static const char *parse(const char *header, size_t data, SafeTensors *st) {   /
 }
 
 static void test_safetensors(const char *dir) {
-    const char *path = path_in(dir, "x.safetensors");
+    Path place = path_in(dir, "x.safetensors");
+    const char *path = place.text;
     unlink(path);
     StWriter w = st_create(path);
     st_declare_meta(&w, "tricky \"key\"\n", "back\\slash \xc3\xa9 \x01");

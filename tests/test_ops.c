@@ -33,7 +33,7 @@ static Tensor *probe(Tensor *x) {
 static Tensor *in[16];
 static Params ps;
 static int variant;
-static Tensor *add(const char *name, int rows, int columns) { return in[ps.n] = param(&ps, name, rows, columns, UNIFORM, 1); }
+static Tensor *add(const char *name, int rows, int columns) { int i = ps.n; return in[i] = param(&ps, name, rows, columns, UNIFORM, 1); }
 static int *ints(int n, const int *values) { return to_device(values, (size_t)n * sizeof(int)); }
 
 static void embedding_inputs(void) { add("weight", 4, 5); }
