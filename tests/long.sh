@@ -76,6 +76,15 @@ if [ -n "${GOLDEN:-}" ] && [ -d "${GOLDEN:-}" ]; then
     make -s all build/bd3lm64 >/dev/null
     part "all golden files of $GOLDEN" ./bd3lm check $(sh tests/supported.sh "$GOLDEN")
     part "all golden files of $GOLDEN, in double" build/bd3lm64 check $(sh tests/supported.sh "$GOLDEN")
+    refused() {
+        r=0 w=0
+        for file in "$GOLDEN"/*.safetensors; do
+            sh tests/supported.sh "$GOLDEN" | grep -q "$file" && continue
+            ./bd3lm check "$file" >$dir/refused.txt 2>&1; [ $? -eq 1 ] && grep -q 'not supported: [a-z_]*=' $dir/refused.txt && r=$((r + 1)) || w=$((w + 1))
+        done
+        echo "$r passed, $w failed"
+    }
+    part "all other golden files of $GOLDEN are refused by name" refused
 fi
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ] && [ $passed -gt 0 ]
