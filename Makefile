@@ -24,16 +24,16 @@ KERNELS = $(BUILD)/cpu_kernels.o $(BUILD)/cpu_fast.o
 # every program                                              make -j2 all CC=clang
 all: bd3lm
 
-bd3lm: bd3lm.c $(HEADERS) $(KERNELS) $(BUILD)/flags
+bd3lm: bd3lm.c $(HEADERS) $(KERNELS) build/program-flags
 	$(CC) $(CFLAGS) bd3lm.c $(KERNELS) -o $@ $(LDLIBS)
 
 $(BUILD)/%.o: %.c kernels.h $(BUILD)/flags
 	$(CC) $(CFLAGS) -c $< -o $@
 
-# changes whenever the compiler or a flag changes, and then everything is built again
-$(BUILD)/flags: FORCE
-	@mkdir -p $(BUILD)
-	@echo '$(CC) $(CFLAGS)' | cmp -s - $@ || echo '$(CC) $(CFLAGS)' > $@
+# these change whenever the compiler, a flag or (for the programs, which all builds share) BUILD changes, and then everything is built again
+$(BUILD)/flags build/program-flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(CC) $(CFLAGS) $(BUILD)' | cmp -s - $@ || echo '$(CC) $(CFLAGS) $(BUILD)' > $@
 FORCE:
 
 # ---- data and demo ------------------------------------------------------------------------------------------------------------
