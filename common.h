@@ -466,6 +466,7 @@ static Tensor *attention(Tensor *qkv, const Span *span, int NH) {
 // The same against a cache of keys|values (B,W,2C): the rows of qkv are first stored at slots slot.., then see span (T) of the cache. No gradient.
 static Tensor *attention_cached(Tensor *qkv, real *cache, int W, int slot, const Span *span, int NH) {
     int C = qkv->C / 3;
+    if (slot + qkv->T > W) die("internal error: rows %d..%d of a cache of %d", slot, slot + qkv->T - 1, W);
     Tensor *out = tensor(qkv->B, qkv->T, C, CONSTANT, "attention_cached");
     real *lse = arena_take(&per_step, (size_t)rows(qkv) * (size_t)NH * sizeof(real));
     store_rows(cache + (size_t)slot * 2*(size_t)C, qkv->data + C, qkv->B, qkv->T, W, 2*C, 3*C);

@@ -48,6 +48,9 @@ expect 0 '' ./bd3lm sample --out "$dir/stopped" --chars 20
 # ---- the verbs on what was trained
 expect 0 '' ./bd3lm eval --out "$dir/whole"
 says '^eval: split=test tokens=.* nats=.* ppl=.* bits_per_char='
+expect 0 '' ./bd3lm eval --out "$dir/whole" --draws 2 --split train
+expect 0 '' $train --force --steps 3 --ema 0 --out "$dir/ema"
+expect 0 '' ./bd3lm sample --out "$dir/ema" --nucleus 0 --chars 20
 expect 0 '' ./bd3lm sample --out "$dir/whole" --samples 3 --chars 60 --quality
 says '^sample: samples=3 characters=180 nfe=.* known_words=.* entropy=.* distinct2=.* longest_copy='
 grep -av 'seconds=' "$dir/stdout" >"$dir/one"
