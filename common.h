@@ -134,6 +134,7 @@ static void *host_take(size_t bytes) {
 
 // ---- 3. kernels ---------------------------------------------------------------------------------------------------------------
 
+static Precision precision = FP32;                      // of the products in linear() and attention()
 #if REAL_IS_DOUBLE                                      // the fast bodies know float alone
 #define RUN_FAST(name, args) name##_cpu args
 #else
@@ -377,13 +378,13 @@ static void linear_back(const void *p) {
     real *d = l->out->grad;
     int N = rows(l->x), C = l->x->C, OC = l->out->C;
     if (l->act != LINEAR_ONLY) activation_backward(d, l->pre, count(l->out), l->act);
-    if (wants(l->x)) linear_backward_inp(grad_of(l->x), d, l->weight->data, N, C, OC);
-    if (wants(l->weight)) linear_backward_weight(grad_of(l->weight), l->bias ? grad_of(l->bias) : NULL, d, l->x->data, N, C, OC);
+    if (wants(l->x)) linear_backward_inp(grad_of(l->x), d, l->weight->data, N, C, OC, precision);
+    if (wants(l->weight)) linear_backward_weight(grad_of(l->weight), l->bias ? grad_of(l->bias) : NULL, d, l->x->data, N, C, OC, precision);
 }
 static Tensor *linear(Tensor *x, Tensor *weight, Tensor *bias, Activation act) {
     Tensor *out = activation(x->B, x->T, weight->T, weight->name);
     real *pre = act != LINEAR_ONLY && !tape.off ? arena_take(&per_step, count(out) * sizeof(real)) : NULL;
-    linear_forward(out->data, pre, x->data, weight->data, bias ? bias->data : NULL, rows(x), x->C, weight->T, act);
+    linear_forward(out->data, pre, x->data, weight->data, bias ? bias->data : NULL, rows(x), x->C, weight->T, act, precision);
     RECORD(Linear, linear_back, out, x, weight, bias, pre, act);
     return out;
 }
@@ -452,13 +453,13 @@ static void attention_back(const void *p) {
     int C = a->out->C, T = a->out->T;
     real *x = a->qkv->data, *d = grad_of(a->qkv);
     if (d) attention_backward(d, d + C, d + 2*C, a->out->grad, a->out->data, a->lse, x, x + C, x + 2*C, a->span,
-                              a->out->B, T, T, a->NH, C / a->NH, 3*C, 3*C);
+                              a->out->B, T, T, a->NH, C / a->NH, 3*C, 3*C, precision);
 }
 static Tensor *attention(Tensor *qkv, const Span *span, int NH) {
     int C = qkv->C / 3;
     Tensor *out = activation(qkv->B, qkv->T, C, "attention");
     real *lse = arena_take(&per_step, (size_t)rows(qkv) * (size_t)NH * sizeof(real)), *x = qkv->data;
-    attention_forward(out->data, lse, x, x + C, x + 2*C, span, qkv->B, qkv->T, qkv->T, NH, C / NH, 3*C, 3*C);
+    attention_forward(out->data, lse, x, x + C, x + 2*C, span, qkv->B, qkv->T, qkv->T, NH, C / NH, 3*C, 3*C, precision);
     RECORD(Attention, attention_back, out, qkv, span, lse, NH);
     return out;
 }
@@ -470,7 +471,7 @@ static Tensor *attention_cached(Tensor *qkv, real *cache, int W, int slot, const
     Tensor *out = tensor(qkv->B, qkv->T, C, CONSTANT, "attention_cached");
     real *lse = arena_take(&per_step, (size_t)rows(qkv) * (size_t)NH * sizeof(real));
     store_rows(cache + (size_t)slot * 2*(size_t)C, qkv->data + C, qkv->B, qkv->T, W, 2*C, 3*C);
-    attention_forward(out->data, lse, qkv->data, cache, cache + C, span, qkv->B, qkv->T, W, NH, C / NH, 3*C, 2*C);
+    attention_forward(out->data, lse, qkv->data, cache, cache + C, span, qkv->B, qkv->T, W, NH, C / NH, 3*C, 2*C, precision);
     return out;
 }
 

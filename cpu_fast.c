@@ -18,13 +18,21 @@ enum { VW = 4, MR = 6, NV = 2 };
 typedef float   vec  __attribute__((vector_size(VW * 4), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(VW * 4), aligned(4), may_alias));
 #define UNROLL _Pragma("GCC unroll 16")         // accumulators stay in registers only if every loop over them is unrolled
+#if defined(__x86_64__)                         // no instruction: says that x now differs from memory, or gcc loads it again for every use
+#define KEEP(x) __asm__("" : "+x"(x))
+#elif defined(__aarch64__)
+#define KEEP(x) __asm__("" : "+w"(x))
+#else
+#define KEEP(x)
+#endif
 
 static int min(int a, int b) { return a < b ? a : b; }
+static int max(int a, int b) { return a > b ? a : b; }
 static int round_up(int n, int to) { return (n + to - 1) / to * to; }
 static vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 
 // A buffer of this thread for n floats; its content is lost when a later call asks for more. Each use has its own slot.
-enum { PANEL_A, PANEL_B, TRANSPOSED, PADDED, SCORES, TILE, SLOTS };
+enum { PANEL_A, PANEL_B, TRANSPOSED, PADDED, SCORES, TILE, PARTS, SLOTS };
 static float *scratch(int slot, size_t n) {
     static _Thread_local float *buffer[SLOTS];
     static _Thread_local size_t size[SLOTS];
@@ -35,6 +43,18 @@ static float *scratch(int slot, size_t n) {
         if (!buffer[slot]) abort();             // a few hundred kilobytes: a machine without them cannot go on
     }
     return buffer[slot];
+}
+
+// BF16: rounds n operands of a product to bfloat16 in place, ties to even; NaN stays NaN
+static void round_operands(float *x, size_t n, Precision how) {
+    if (how == FP32) return;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits, nan;
+        memcpy(&bits, x + i, 4);
+        nan = (bits & 0x7FFFFFFF) > 0x7F800000 ? ~0u : 0;
+        bits = ((bits + 0x7FFF + (bits >> 16 & 1)) & ~nan & 0xFFFF0000) | (nan & 0x7FC00000);
+        memcpy(x + i, &bits, 4);
+    }
 }
 
 // ---- exp and activations ------------------------------------------------------------------------------------------------------
@@ -110,10 +130,11 @@ enum {
 typedef struct { const float *bias; float *pre; Activation act; } Epilogue;
 
 // strip[i/W][p][i%W] = x(i, p) = src[i*si + p*sp] for i < w, p < k; columns beyond w are zero
-static inline void pack(float *strip, const float *src, int w, int k, size_t si, size_t sp, const int W) {
-    if (w == W && si == 1) { for (int p = 0; p < k; p++) memcpy(strip + p*W, src + p*sp, W * sizeof(float)); return; }
-    if (w == W) for (int p = 0; p < k; p++) for (int i = 0; i < W; i++) strip[p*W + i] = src[i*si + p*sp];
+static inline void pack(float *strip, const float *src, int w, int k, size_t si, size_t sp, const int W, Precision how) {
+    if (w == W && si == 1) for (int p = 0; p < k; p++) memcpy(strip + p*W, src + p*sp, W * sizeof(float));
+    else if (w == W) for (int p = 0; p < k; p++) for (int i = 0; i < W; i++) strip[p*W + i] = src[i*si + p*sp];
     else for (int p = 0; p < k; p++) for (int i = 0; i < W; i++) strip[p*W + i] = i < w ? src[i*si + p*sp] : 0;
+    round_operands(strip, (size_t)W*k, how);
 }
 
 // C (m,n) = [C +] a^T b for one register tile: a (k,MR), b (k,NR). Ragged tiles finish in a full-size copy.
@@ -150,7 +171,7 @@ static void epilogue(float *C, size_t ldc, const Epilogue *e, int i0, int i1, in
 
 // C (M,N) = [C +] A B with A(i,p) = A[i*ai + p*ap] (M,K) and B(p,j) = B[p*bp + j*bj] (K,N): the strides say which operand is transposed.
 static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
-                 const Epilogue *e) {
+                 const Epilogue *e, Precision how) {
     float *a = scratch(PANEL_A, (size_t)MP * KC), *b = scratch(PANEL_B, (size_t)NP * KC);   // of the calling thread, shared by all
     #pragma omp parallel if ((double)M * N * K > 1e5)
     for (int j0 = 0; j0 < N; j0 += NP)
@@ -159,9 +180,9 @@ static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, cons
         int n = min(NP, N - j0), k = min(KC, K - p0), m = min(MP, M - i0), last = p0 + k == K;
         if (i0 == 0)
             #pragma omp for nowait              // the barrier behind the next loop serves both
-            for (int j = 0; j < n; j += NR) pack(b + (size_t)j*k, B + p0*bp + (j0 + j)*bj, min(NR, n - j), k, bj, bp, NR);
+            for (int j = 0; j < n; j += NR) pack(b + (size_t)j*k, B + p0*bp + (j0 + j)*bj, min(NR, n - j), k, bj, bp, NR, how);
         #pragma omp for
-        for (int i = 0; i < m; i += MR) pack(a + (size_t)i*k, A + (i0 + i)*ai + p0*ap, min(MR, m - i), k, ai, ap, MR);
+        for (int i = 0; i < m; i += MR) pack(a + (size_t)i*k, A + (i0 + i)*ai + p0*ap, min(MR, m - i), k, ai, ap, MR, how);
         #pragma omp for collapse(2) schedule(dynamic)
         for (int jc = 0; jc < n; jc += NC)
         for (int ic = 0; ic < m; ic += MC) {
@@ -174,18 +195,53 @@ static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, cons
     }
 }
 
-void linear_forward_fast(float *out, float *pre, const float *inp, const float *weight, const float *bias, int N, int C, int OC, Activation act) {
-    if (N < 8) { linear_forward_cpu(out, pre, inp, weight, bias, N, C, OC, act); return; }     // too few rows to pay for packing
-    Epilogue e = {bias, pre, act};
-    gemm(N, OC, C, inp, C, 1, weight, 1, C, 0, out, OC, bias || pre || act ? &e : NULL);
+// Few rows: the weights are read once and as they are, in dot products of DM rows of inp with DN rows of weight.
+enum { FEW = 16, DM = VW == 16 ? 4 : 2, DN = 4 };
+static inline __attribute__((always_inline)) void dots(float *sum, const float *const *x, const float *const *w, const int m, int C) {
+    vec s[DM][DN];
+    UNROLL for (int i = 0; i < m; i++) UNROLL for (int j = 0; j < DN; j++) s[i][j] = (vec){0};
+    int c = 0;
+    for (; c + VW <= C; c += VW) {
+        vec y[DN];
+        UNROLL for (int j = 0; j < DN; j++) { y[j] = *(const vec *)(w[j] + c); KEEP(y[j]); }
+        UNROLL for (int i = 0; i < m; i++) { vec x_i = *(const vec *)(x[i] + c); KEEP(x_i); UNROLL for (int j = 0; j < DN; j++) s[i][j] += x_i * y[j]; }
+    }
+    UNROLL for (int i = 0; i < m; i++) UNROLL for (int j = 0; j < DN; j++) {
+        float total = 0;
+        for (int l = 0; l < VW; l++) total += s[i][j][l];
+        for (int l = c; l < C; l++) total += x[i][l] * w[j][l];
+        sum[i*DN + j] = total;
+    }
+}
+static void few_rows(float *out, const float *inp, const float *weight, int N, int C, int OC, const Epilogue *e) {
+    #pragma omp parallel for if ((double)N * C * OC > 1e5)
+    for (int o = 0; o < OC; o += DN) {
+        const float *w[DN];
+        float sum[DM * DN] = {0};
+        for (int j = 0; j < DN; j++) w[j] = weight + (size_t)min(o + j, OC - 1)*C;
+        for (int n = 0; n < N; n += DM) {
+            const float *x[DM];
+            for (int i = 0; i < DM; i++) x[i] = inp + (size_t)min(n + i, N - 1)*C;
+            if (n + 1 < N) dots(sum, x, w, DM, C); else dots(sum, x, w, 1, C);
+            for (int i = 0; i < DM && n + i < N; i++)
+                for (int j = 0; j < DN && o + j < OC; j++) out[(size_t)(n + i)*OC + o + j] = sum[i*DN + j];
+        }
+        if (e) epilogue(out, OC, e, 0, N, o, min(o + DN, OC));
+    }
 }
 
-void linear_backward_inp_fast(float *dinp, const float *dpre, const float *weight, int N, int C, int OC) {
-    gemm(N, C, OC, dpre, OC, 1, weight, C, 1, 1, dinp, C, NULL);
+void linear_forward_fast(float *out, float *pre, const float *inp, const float *weight, const float *bias, int N, int C, int OC, Activation act, Precision how) {
+    Epilogue e = {bias, pre, act}, *finish = bias || pre || act ? &e : NULL;
+    if (N <= FEW && how == FP32) few_rows(out, inp, weight, N, C, OC, finish);
+    else gemm(N, OC, C, inp, C, 1, weight, 1, C, 0, out, OC, finish, how);
 }
 
-void linear_backward_weight_fast(float *dweight, float *dbias, const float *dpre, const float *inp, int N, int C, int OC) {
-    gemm(OC, C, N, dpre, 1, OC, inp, C, 1, 1, dweight, C, NULL);
+void linear_backward_inp_fast(float *dinp, const float *dpre, const float *weight, int N, int C, int OC, Precision how) {
+    gemm(N, C, OC, dpre, OC, 1, weight, C, 1, 1, dinp, C, NULL, how);
+}
+
+void linear_backward_weight_fast(float *dweight, float *dbias, const float *dpre, const float *inp, int N, int C, int OC, Precision how) {
+    gemm(OC, C, N, dpre, 1, OC, inp, C, 1, 1, dweight, C, NULL, how);
     if (!dbias) return;
     int part = 64;
     #pragma omp parallel for
@@ -195,171 +251,254 @@ void linear_backward_weight_fast(float *dweight, float *dbias, const float *dpre
 }
 
 // ---- attention over spans -----------------------------------------------------------------------------------------------------
-// Rows with the same span form a tile of up to R rows (blocks of 4 and more fill it), so a tile sees exactly the keys of its span: no masks.
-// The scores of a tile stand compactly, first interval then second, in a buffer that stays in cache: an exact softmax, not an online one.
+// A tile is up to R neighbouring rows. For each of the two intervals it takes all keys that any of its rows sees; where a row of the tile sees
+// less, its scores become -inf. The scores of a tile fit the cache, so the softmax is an exact one, not an online one.
+// Keys (and for backward, values) are first turned around into panels [group of VW keys][HS][VW], along which the products walk straight ahead.
 
-enum { R = 4, STRIP = 3 * VW };
+enum { R = 16, RT = VW == 8 ? 4 : MR == 6 && VW == 4 ? 4 : 8, GROUP = VW > RT ? VW : RT };  // rows of a tile; of a register tile; columns come in GROUPs
 
-// c (R, nv vectors) = [c +] sum_p a[r*ar + p*ap] b[p*bp ..]
-static inline __attribute__((always_inline)) void product_nv(const int nv, int k, const float *a, size_t ar, size_t ap, const float *b, size_t bp,
+// c (RT rows, nv vectors) = [c +] sum_p a[r*ar + p*ap] b[p*bp + j*bj ..]
+static inline __attribute__((always_inline)) void product_nv(const int nv, int k, const float *a, size_t ar, size_t ap, const float *b, size_t bp, size_t bj,
                                                              float *c, size_t cr, int add) {
-    vec s[R][nv];
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int j = 0; j < nv; j++) s[r][j] = add ? *(vec *)(c + r*cr + j*VW) : (vec){0};
-    for (int p = 0; p < k; p++)
-        UNROLL for (int r = 0; r < R; r++) UNROLL for (int j = 0; j < nv; j++) s[r][j] += a[r*ar + p*ap] * *(const vec *)(b + p*bp + j*VW);
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int j = 0; j < nv; j++) *(vec *)(c + r*cr + j*VW) = s[r][j];
+    vec s[RT][3];
+    UNROLL for (int r = 0; r < RT; r++) UNROLL for (int j = 0; j < nv; j++) s[r][j] = add ? *(vec *)(c + r*cr + j*VW) : (vec){0};
+    for (int p = 0; p < k; p++) {
+        vec y[3];
+        UNROLL for (int j = 0; j < nv; j++) { y[j] = *(const vec *)(b + p*bp + j*bj); KEEP(y[j]); }
+        UNROLL for (int r = 0; r < RT; r++) UNROLL for (int j = 0; j < nv; j++) s[r][j] += a[r*ar + p*ap] * y[j];
+    }
+    UNROLL for (int r = 0; r < RT; r++) UNROLL for (int j = 0; j < nv; j++) *(vec *)(c + r*cr + j*VW) = s[r][j];
 }
 
-// the same for n columns, rounded up to whole vectors
-static void product(int n, int k, const float *a, size_t ar, size_t ap, const float *b, size_t bp, float *c, size_t cr, int add) {
-    for (int left = (n + VW - 1) / VW, nv; left > 0; left -= nv, b += nv*VW, c += nv*VW) {
-        nv = left == 4 ? 2 : min(left, 3);
-        if (nv == 3) product_nv(3, k, a, ar, ap, b, bp, c, cr, add);
-        else if (nv == 2) product_nv(2, k, a, ar, ap, b, bp, c, cr, add);
-        else product_nv(1, k, a, ar, ap, b, bp, c, cr, add);
+// the same for m rows (rounded up to RT) and n vectors
+static void product(int m, int n, int k, const float *a, size_t ar, size_t ap, const float *b, size_t bp, size_t bj, float *c, size_t cr, int add) {
+    for (int nv; n > 0; n -= nv, b += nv*bj, c += nv*VW) {
+        nv = n == 4 ? 2 : min(n, 3);
+        for (int r = 0; r < m; r += RT) {
+            if (nv == 3) product_nv(3, k, a + r*ar, ar, ap, b, bp, bj, c + r*cr, cr, add);
+            else if (nv == 2) product_nv(2, k, a + r*ar, ar, ap, b, bp, bj, c + r*cr, cr, add);
+            else product_nv(1, k, a + r*ar, ar, ap, b, bp, bj, c + r*cr, cr, add);
+        }
     }
 }
 
-// rows t.. of (T,ld) that share one span, at most R
-static int rows_alike(const Span *span, int t, int T) {
-    int m = 1;
-    while (m < R && t + m < T && !memcmp(span + t, span + t + m, sizeof *span)) m++;
-    return m;
-}
-
-// copy `rows` rows of HS numbers, factor times, to rows of D numbers; D - HS columns and rows up to R are zero
-static void copy_rows(float *out, int D, const float *inp, size_t ld, int rows, int HS, float factor) {
-    for (int r = 0; r < R; r++)
-        for (int i = 0; i < D; i++) out[r*D + i] = r < rows && i < HS ? factor * inp[r*ld + i] : 0;
-}
-
-// out (rows,D) = inp (rows,HS), completed with zeros
-static void pad(float *out, int D, const float *inp, size_t ld, int rows, int HS) {
+// out (all,D) = inp (rows,HS), completed with zeros
+static void pad(float *out, int all, int D, const float *inp, size_t ld, int rows, int HS, Precision how) {
     for (int r = 0; r < rows; r++) {
-        memcpy(out + (size_t)r*D, inp + r*ld, HS * sizeof(float));
-        memset(out + (size_t)r*D + HS, 0, (D - HS) * sizeof(float));
+        for (int i = 0; i < HS; i++) out[(size_t)r*D + i] = inp[r*ld + i];
+        for (int i = HS; i < D; i++) out[(size_t)r*D + i] = 0;
     }
+    memset(out + (size_t)rows*D, 0, (size_t)(all - rows) * D * sizeof(float));
+    round_operands(out, (size_t)rows*D, how);
 }
-// out (HS,ld_out) = inp (rows,HS) transposed; columns from `rows` on stay as they are
-static void transpose(float *out, size_t ld_out, const float *inp, size_t ld, int rows, int HS) {
-    for (int r = 0; r < rows; r++)
-        for (int i = 0; i < HS; i++) out[i*ld_out + r] = inp[r*ld + i];
+
+// out[i*ld_out + r] = inp[r*ld + i], 4 x 4
+typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
+#ifdef __clang__
+#define SHUFFLE(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#else
+#define SHUFFLE(x, y, ...) __builtin_shuffle(x, y, (int32_t __attribute__((vector_size(16)))){__VA_ARGS__})
+#endif
+static inline void transpose4(float *out, size_t ld_out, const float *inp, size_t ld) {
+    vec4 a = *(const vec4 *)inp, b = *(const vec4 *)(inp + ld), c = *(const vec4 *)(inp + 2*ld), d = *(const vec4 *)(inp + 3*ld);
+    vec4 ac = SHUFFLE(a, c, 0, 4, 1, 5), bd = SHUFFLE(b, d, 0, 4, 1, 5), AC = SHUFFLE(a, c, 2, 6, 3, 7), BD = SHUFFLE(b, d, 2, 6, 3, 7);
+    *(vec4 *)out = SHUFFLE(ac, bd, 0, 4, 1, 5);
+    *(vec4 *)(out + ld_out) = SHUFFLE(ac, bd, 2, 6, 3, 7);
+    *(vec4 *)(out + 2*ld_out) = SHUFFLE(AC, BD, 0, 4, 1, 5);
+    *(vec4 *)(out + 3*ld_out) = SHUFFLE(AC, BD, 2, 6, 3, 7);
+}
+
+// panels [group][HS][VW] of inp (rows,HS), completed with zeros up to GROUP
+static void turn(float *panel, const float *inp, size_t ld, int rows, int HS, Precision how) {
+    for (int r0 = 0; r0 < round_up(rows, GROUP); r0 += 4) {
+        float *out = panel + (size_t)(r0 / VW)*HS*VW + r0 % VW;
+        const float *x = inp + r0*ld;
+        int m = min(4, rows - r0), i = 0;
+        if (m == 4) for (; i + 4 <= HS; i += 4) transpose4(out + i*VW, VW, x + i, ld);
+        for (; i < HS; i++) for (int r = 0; r < 4; r++) out[i*VW + r] = r < m ? x[r*ld + i] : 0;
+    }
+    round_operands(panel, (size_t)round_up(rows, GROUP)*HS, how);
 }
 
 static int length(const Span *s, int part) { return s->hi[part] > s->lo[part] ? s->hi[part] - s->lo[part] : 0; }
 
-// s (R, ls) = rows a (R,D) times the columns of bt (HS, ld) that the span names
-static void against_keys(float *s, size_t ls, const Span *span, const float *a, int D, const float *bt, size_t ld, int HS) {
-    product(length(span, 0), HS, a, D, 1, bt + span->lo[0], ld, s, ls, 0);
-    product(length(span, 1), HS, a, D, 1, bt + span->lo[1], ld, s + length(span, 0), ls, 0);       // overwrites what the first wrote too far
+// Some rows and all that they see: keys [lo,hi) of each interval, counted from key `base` on; column at[part] of the scores is key from[part],
+// a multiple of GROUP
+typedef struct Tile { int base, rows, lo[2], hi[2], from[2], at[2], columns; } Tile;
+static Tile widen(Tile x, const Span *s) {
+    x.rows++, x.columns = 0;
+    for (int part = 0; part < 2; part++) {
+        if (length(s, part)) {
+            int lo = s->lo[part] - x.base, hi = s->hi[part] - x.base, first = x.lo[part] == x.hi[part];
+            if (first || lo < x.lo[part]) x.lo[part] = lo;
+            if (first || hi > x.hi[part]) x.hi[part] = hi;
+        }
+        x.from[part] = x.lo[part] / GROUP * GROUP, x.at[part] = x.columns;
+        if (x.hi[part] > x.lo[part]) x.columns += round_up(x.hi[part] - x.from[part], GROUP);
+    }
+    return x;
+}
+// Rows join as long as the tile grows by fewer columns than a tile of their own would have.
+static Tile tile_at(const Span *span, int t, int T, int base) {
+    Tile x = widen((Tile){.base = base}, span + t);
+    while (x.rows < R && t + x.rows < T) {
+        Tile more = widen(x, span + t + x.rows), own = widen((Tile){.base = base}, span + t + x.rows);
+        if (more.columns > x.columns + own.columns) break;
+        x = more;
+    }
+    return x;
 }
 
-// c (R,D) = p (R, ls) times the rows of b (.,D) that the span names
-static void combine_keys(float *c, int D, const Span *span, const float *p, size_t ls, const float *b) {
-    product(D, length(span, 0), p, ls, 1, b + (size_t)span->lo[0]*D, D, c, D, 0);
-    product(D, length(span, 1), p + length(span, 0), ls, 1, b + (size_t)span->lo[1]*D, D, c, D, 1);
+// s (columns) = value wherever the row does not see the key
+static void hide(float *s, const Tile *x, const Span *span, float value) {
+    for (int part = 0; part < 2; part++) {
+        int n = (part ? x->columns : x->at[1]) - x->at[part], first = x->base + x->from[part], lo = span->lo[part] - first, hi = span->hi[part] - first;
+        if (!length(span, part)) lo = hi = n;
+        for (int j = 0; j < lo; j++) s[x->at[part] + j] = value;
+        for (int j = hi; j < n; j++) s[x->at[part] + j] = value;
+    }
+}
+
+// s (R, ls) = rows a (R,D) times the keys of the tile, from panels
+static void against_keys(float *s, size_t ls, const Tile *x, const float *a, int D, const float *panel, int HS) {
+    for (int part = 0; part < 2; part++)
+        product(x->rows, ((part ? x->columns : x->at[1]) - x->at[part]) / VW, HS, a, D, 1, panel + (size_t)x->from[part]*HS, VW, HS*VW, s + x->at[part], ls, 0);
+}
+// c (R,D) = p (R, ls) times the rows of b (.,D) that the tile sees
+static void combine_keys(float *c, int D, const Tile *x, const float *p, size_t ls, const float *b) {
+    for (int part = 0; part < 2; part++)
+        product(x->rows, D / VW, x->hi[part] - x->lo[part], p + x->at[part] + x->lo[part] - x->from[part], ls, 1, b + (size_t)x->lo[part]*D, D, VW, c, D, part);
+}
+
+// Rows [t0,t1) of a span table that see keys of [k0,k1) only, which nobody else sees: parts can be worked on at the same time.
+typedef struct Part { int t0, t1, k0, k1; } Part;
+static Part *find_parts(const Span *span, int T, int Tk, int *parts) {
+    Part *part = (Part *)scratch(PARTS, (size_t)T * (sizeof(Part) / sizeof(float)));
+    int n = 0, low = Tk, high = 0;
+    for (int t = T - 1; t >= 0; t--) {                  // from the end: the smallest key that row t or a later one sees
+        for (int p = 0; p < 2; p++) if (length(span + t, p)) low = min(low, span[t].lo[p]);
+        part[t].k0 = low;
+    }
+    for (int t = 0; t < T; t++) {
+        if (t == 0 || high <= part[t].k0) {             // everything that rows before t see lies below
+            if (n) part[n - 1].t1 = t, part[n - 1].k1 = max(high, part[n - 1].k0);
+            part[n++] = (Part){.t0 = t, .k0 = part[t].k0};
+        }
+        for (int p = 0; p < 2; p++) if (length(span + t, p) && span[t].hi[p] > high) high = span[t].hi[p];
+    }
+    if (n) part[n - 1].t1 = T, part[n - 1].k1 = max(high, part[n - 1].k0);
+    *parts = n;
+    return part;
 }
 
 void attention_forward_fast(float *out, float *lse, const float *q, const float *k, const float *v, const Span *span,
-                            int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv) {
-    int D = round_up(HS, VW), ls = Tk + 2*STRIP, ldt = Tk + STRIP;
+                            int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, Precision how) {
+    int D = round_up(HS, VW), parts;
     float scale = 1 / sqrtf(HS);
-    #pragma omp parallel for collapse(2) schedule(dynamic)
+    const Part *part = find_parts(span, Tq, Tk, &parts);
+    #pragma omp parallel for collapse(3) schedule(dynamic)
     for (int b = 0; b < B; b++)
-    for (int h = 0; h < NH; h++) {
-        const float *q_bh = q + (size_t)b*Tq*ldq + h*HS, *k_bh = k + (size_t)b*Tk*ldkv + h*HS, *v_bh = v + (size_t)b*Tk*ldkv + h*HS;
-        float *kt = scratch(TRANSPOSED, (size_t)HS * ldt), *vp = scratch(PADDED, (size_t)Tk * D);
+    for (int h = 0; h < NH; h++)
+    for (int i = 0; i < parts; i++) {
+        int base = part[i].k0, keys = part[i].k1 - base, ls = 2*round_up(keys, GROUP) + 16;
+        size_t head_q = (size_t)b*Tq*ldq + h*HS, head_k = ((size_t)b*Tk + base)*ldkv + h*HS;
+        float *kt = scratch(TRANSPOSED, (size_t)round_up(keys, GROUP) * HS), *vp = scratch(PADDED, (size_t)keys * D);
         float *s = scratch(SCORES, (size_t)R * ls), *q_tile = scratch(TILE, (size_t)2*R*D), *out_tile = q_tile + R*D;
-        transpose(kt, ldt, k_bh, ldkv, Tk, HS);
-        pad(vp, D, v_bh, ldkv, Tk, HS);
-        for (int t = 0, m; t < Tq; t += m) {
-            m = rows_alike(span, t, Tq);
-            int n = length(span + t, 0) + length(span + t, 1);
+        turn(kt, k + head_k, ldkv, keys, HS, how);
+        pad(vp, keys, D, v + head_k, ldkv, keys, HS, how);
+        Tile x;
+        for (int t = part[i].t0; t < part[i].t1; t += x.rows) {
+            x = tile_at(span, t, part[i].t1, base);
 
             // pass 1: scores
-            copy_rows(q_tile, D, q_bh + (size_t)t*ldq, ldq, m, HS, scale);
-            against_keys(s, ls, span + t, q_tile, D, kt, ldt, HS);
+            pad(q_tile, R, D, q + head_q + (size_t)t*ldq, ldq, x.rows, HS, how);
+            against_keys(s, ls, &x, q_tile, D, kt, HS);
 
-            // pass 2: softmax; what stands beyond n becomes exp(-inf) = 0
-            for (int r = 0; r < m; r++) {
-                float *s_r = s + (size_t)r*ls, top = -INFINITY, sum = 0;
+            // pass 2: softmax, not yet divided by its sum
+            float sum[R] = {0};
+            for (int r = 0; r < x.rows; r++) {
+                const Span *see = span + t + r;
+                float *s_r = s + (size_t)r*ls, top = -INFINITY;
                 vec tops = (vec){0} - INFINITY, sums = {0};
-                for (int j = n; j < round_up(n, VW); j++) s_r[j] = -INFINITY;
-                for (int j = 0; j < n; j += VW) { vec x = *(vec *)(s_r + j); tops = choose(x > tops, x, tops); }
-                for (int i = 0; i < VW; i++) top = fmaxf(top, tops[i]);
-                for (int j = 0; j < n; j += VW) { vec p = vexp(*(vec *)(s_r + j) - top); *(vec *)(s_r + j) = p; sums += p; }
-                for (int i = 0; i < VW; i++) sum += sums[i];
-                for (int j = 0; j < n; j += VW) *(vec *)(s_r + j) *= 1 / sum;
-                lse[((size_t)b*NH + h)*Tq + t + r] = n ? top + logf(sum) : -INFINITY;
+                hide(s_r, &x, see, -INFINITY);
+                for (int j = 0; j < x.columns; j += VW) { vec y = *(vec *)(s_r + j); tops = choose(y > tops, y, tops); }
+                for (int l = 0; l < VW; l++) if (!(tops[l] <= top)) top = tops[l];
+                if (!length(see, 0) && !length(see, 1)) top = 0;                        // sees nothing: exp(-inf - 0) = 0
+                for (int j = 0; j < x.columns; j += VW) { vec p = vexp((*(vec *)(s_r + j) - top) * scale); *(vec *)(s_r + j) = p; sums += p; }
+                round_operands(s_r, x.columns, how);
+                for (int l = 0; l < VW; l++) sum[r] += sums[l];
+                lse[((size_t)b*NH + h)*Tq + t + r] = top * scale + logf(sum[r]);
             }
 
             // pass 3: weighted sum of values
-            combine_keys(out_tile, D, span + t, s, ls, vp);
-            for (int r = 0; r < m; r++) memcpy(out + (((size_t)b*Tq + t + r)*NH + h)*HS, out_tile + r*D, HS * sizeof(float));
+            combine_keys(out_tile, D, &x, s, ls, vp);
+            for (int r = 0; r < x.rows; r++) {
+                float *out_r = out + (((size_t)b*Tq + t + r)*NH + h)*HS, factor = sum[r] == 0 ? 0 : 1 / sum[r];
+                for (int d = 0; d < HS; d++) out_r[d] = out_tile[r*D + d] * factor;
+            }
         }
     }
 }
 
 void attention_backward_fast(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse, const float *q, const float *k,
-                             const float *v, const Span *span, int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv) {
-    int D = round_up(HS, VW), ls = Tk + 2*STRIP, ldt = Tk + STRIP, C = NH*HS;
+                             const float *v, const Span *span, int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, Precision how) {
+    int D = round_up(HS, VW), C = NH*HS, parts;
     float scale = 1 / sqrtf(HS);
-    #pragma omp parallel for collapse(2) schedule(dynamic)
+    const Part *part = find_parts(span, Tq, Tk, &parts);
+    #pragma omp parallel for collapse(3) schedule(dynamic)
     for (int b = 0; b < B; b++)
-    for (int h = 0; h < NH; h++) {
-        size_t head_q = (size_t)b*Tq*ldq + h*HS, head_k = (size_t)b*Tk*ldkv + h*HS, head_out = (size_t)b*Tq*C + h*HS;
-        float *kt = scratch(TRANSPOSED, (size_t)2*HS * ldt), *vt = kt + (size_t)HS*ldt;
-        float *kp = scratch(PADDED, (size_t)3*Tk * D), *dk_p = kp + (size_t)Tk*D, *dv_p = dk_p + (size_t)Tk*D;
+    for (int h = 0; h < NH; h++)
+    for (int i = 0; i < parts; i++) {
+        int base = part[i].k0, keys = part[i].k1 - base, all = round_up(keys, GROUP), ls = 2*all + 16;
+        size_t head_q = (size_t)b*Tq*ldq + h*HS, head_k = ((size_t)b*Tk + base)*ldkv + h*HS, head_out = (size_t)b*Tq*C + h*HS;
+        float *kt = scratch(TRANSPOSED, (size_t)2*all*HS), *vt = kt + (size_t)all*HS;
+        float *kp = scratch(PADDED, (size_t)3*all*D), *dk_p = kp + (size_t)all*D, *dv_p = dk_p + (size_t)all*D;
         float *p = scratch(SCORES, (size_t)2*R * ls), *ds = p + (size_t)R*ls;
         float *q_tile = scratch(TILE, (size_t)3*R*D), *dout_tile = q_tile + R*D, *dq_tile = dout_tile + R*D;
-        transpose(kt, ldt, k + head_k, ldkv, Tk, HS);
-        transpose(vt, ldt, v + head_k, ldkv, Tk, HS);
-        pad(kp, D, k + head_k, ldkv, Tk, HS);
-        memset(dk_p, 0, (size_t)2*Tk*D * sizeof(float));
-        for (int t = 0, m; t < Tq; t += m) {
-            m = rows_alike(span, t, Tq);
-            int n = length(span + t, 0) + length(span + t, 1);
+        turn(kt, k + head_k, ldkv, keys, HS, how);
+        turn(vt, v + head_k, ldkv, keys, HS, how);
+        pad(kp, all, D, k + head_k, ldkv, keys, HS, how);
+        memset(dk_p, 0, (size_t)2*all*D * sizeof(float));
+        Tile x;
+        for (int t = part[i].t0; t < part[i].t1; t += x.rows) {
             const float *dout_t = dout + head_out + (size_t)t*C, *out_t = out + head_out + (size_t)t*C;
+            x = tile_at(span, t, part[i].t1, base);
 
-            // pass 1: p and dp
-            copy_rows(q_tile, D, q + head_q + (size_t)t*ldq, ldq, m, HS, scale);
-            copy_rows(dout_tile, D, dout_t, C, m, HS, 1);
-            against_keys(p, ls, span + t, q_tile, D, kt, ldt, HS);
-            against_keys(ds, ls, span + t, dout_tile, D, vt, ldt, HS);
+            // pass 1: scores and dp
+            pad(q_tile, R, D, q + head_q + (size_t)t*ldq, ldq, x.rows, HS, how);
+            pad(dout_tile, R, D, dout_t, C, x.rows, HS, how);
+            against_keys(p, ls, &x, q_tile, D, kt, HS);
+            against_keys(ds, ls, &x, dout_tile, D, vt, HS);
 
-            // pass 2: ds = p (dp - dout.out)
-            for (int r = 0; r < m; r++) {
-                float *p_r = p + (size_t)r*ls, *ds_r = ds + (size_t)r*ls, delta = 0;
-                for (int i = 0; i < HS; i++) delta += dout_t[r*C + i] * out_t[r*C + i];
-                float lse_r = lse[((size_t)b*NH + h)*Tq + t + r];
-                for (int j = 0; j < n; j += VW) {
-                    vec x = vexp(*(vec *)(p_r + j) - lse_r);
-                    *(vec *)(p_r + j) = x;
-                    *(vec *)(ds_r + j) = x * (*(vec *)(ds_r + j) - delta);
+            // pass 2: p = exp(scores - lse), ds = p (dp - dout.out), both 0 where the row does not see the key
+            for (int r = 0; r < x.rows; r++) {
+                float *p_r = p + (size_t)r*ls, *ds_r = ds + (size_t)r*ls, delta = 0, lse_r = lse[((size_t)b*NH + h)*Tq + t + r];
+                for (int d = 0; d < HS; d++) delta += dout_t[(size_t)r*C + d] * out_t[(size_t)r*C + d];
+                for (int j = 0; j < x.columns; j += VW) {
+                    vec y = vexp(*(vec *)(p_r + j) * scale - lse_r);
+                    *(vec *)(p_r + j) = y;
+                    *(vec *)(ds_r + j) = y * (*(vec *)(ds_r + j) - delta);
                 }
+                hide(p_r, &x, span + t + r, 0);
+                hide(ds_r, &x, span + t + r, 0);
+                round_operands(p_r, x.columns, how);
+                round_operands(ds_r, x.columns, how);
             }
 
             // pass 3: dq += scale ds k
-            combine_keys(dq_tile, D, span + t, ds, ls, kp);
-            for (int r = 0; r < m; r++) for (int i = 0; i < HS; i++) dq[head_q + (size_t)(t + r)*ldq + i] += scale * dq_tile[r*D + i];
+            combine_keys(dq_tile, D, &x, ds, ls, kp);
+            for (int r = 0; r < x.rows; r++) for (int d = 0; d < HS; d++) dq[head_q + (size_t)(t + r)*ldq + d] += scale * dq_tile[r*D + d];
 
-            // pass 4: dk_j += ds_j q scale,  dv_j += p_j dout, R keys at a time (the scale is in q_tile)
-            for (int part = 0, at = 0; part < 2; at += length(span + t, part++))
-                for (int j = 0, keys = length(span + t, part); j < keys; j += R) {
-                    size_t row = (size_t)(span[t].lo[part] + j) * D;
-                    if (j + R <= keys) {
-                        product(D, m, ds + at + j, 1, ls, q_tile, D, dk_p + row, D, 1);
-                        product(D, m, p + at + j, 1, ls, dout_tile, D, dv_p + row, D, 1);
-                    } else for (int e = j; e < keys; e++, row += D)
-                        for (int r = 0; r < m; r++) for (int i = 0; i < HS; i++) {
-                            dk_p[row + i] += ds[r*ls + at + e] * q_tile[r*D + i];
-                            dv_p[row + i] += p[r*ls + at + e] * dout_tile[r*D + i];
-                        }
-                }
+            // pass 4: dk_j += ds_j q (scaled at the end), dv_j += p_j dout
+            for (int side = 0; side < 2; side++) {
+                int n = (side ? x.columns : x.at[1]) - x.at[side];
+                product(n, D/VW, x.rows, ds + x.at[side], 1, ls, q_tile, D, VW, dk_p + (size_t)x.from[side]*D, D, 1);
+                product(n, D/VW, x.rows, p + x.at[side], 1, ls, dout_tile, D, VW, dv_p + (size_t)x.from[side]*D, D, 1);
+            }
         }
-        for (int j = 0; j < Tk; j++) for (int i = 0; i < HS; i++) {
-            dk[head_k + (size_t)j*ldkv + i] += dk_p[(size_t)j*D + i];
-            dv[head_k + (size_t)j*ldkv + i] += dv_p[(size_t)j*D + i];
+        for (int j = 0; j < keys; j++) for (int d = 0; d < HS; d++) {
+            dk[head_k + (size_t)j*ldkv + d] += scale * dk_p[(size_t)j*D + d];
+            dv[head_k + (size_t)j*ldkv + d] += dv_p[(size_t)j*D + d];
         }
     }
 }

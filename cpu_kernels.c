@@ -49,6 +49,17 @@ void level_embedding_cpu(real *out, const double *level, int G, int F) {
 
 // ---- linear layers ------------------------------------------------------------------------------------------------------------
 
+// An operand of a product: in BF16 the nearest number with 8 bits of mantissa, ties to even. NaN stays NaN.
+static real operand(real x, Precision how) {
+    if (how == FP32 || x != x) return x;
+    float f = (float)x;
+    uint32_t bits;
+    memcpy(&bits, &f, 4);
+    bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000;
+    memcpy(&f, &bits, 4);
+    return f;
+}
+
 // GELU(x) = x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3);  SiLU(x) = x sig(x)
 static real act(real x, Activation a) {
     if (a == GELU) return x/2 * (1 + tanh((real)0.7978845608028654 * (x + (real)0.044715*x*x*x)));
@@ -66,7 +77,8 @@ static real act_derivative(real x, Activation a) {
     return 1;
 }
 
-void linear_forward_cpu(real *out, real *pre, const real *inp, const real *weight, const real *bias, int N, int C, int OC, Activation a) {
+void linear_forward_cpu(real *out, real *pre, const real *inp, const real *weight, const real *bias, int N, int C, int OC, Activation a,
+                        Precision how) {
     #pragma omp parallel for
     for (int n = 0; n < N; n++) {
         const real *inp_n = inp + (size_t)n*C;
@@ -74,7 +86,7 @@ void linear_forward_cpu(real *out, real *pre, const real *inp, const real *weigh
             const real *weight_o = weight + (size_t)o*C;
             real sum = 0;
             #pragma omp simd reduction(+:sum)   // the sum may be reordered: allows vector adds
-            for (int c = 0; c < C; c++) sum += inp_n[c] * weight_o[c];
+            for (int c = 0; c < C; c++) sum += operand(inp_n[c], how) * operand(weight_o[c], how);
             if (bias) sum += bias[o];
             if (pre) pre[(size_t)n*OC + o] = sum;
             out[(size_t)n*OC + o] = act(sum, a);
@@ -83,23 +95,23 @@ void linear_forward_cpu(real *out, real *pre, const real *inp, const real *weigh
 }
 
 // fwd: pre = inp W^T + b      bwd: dinp += dpre W
-void linear_backward_inp_cpu(real *dinp, const real *dpre, const real *weight, int N, int C, int OC) {
+void linear_backward_inp_cpu(real *dinp, const real *dpre, const real *weight, int N, int C, int OC, Precision how) {
     #pragma omp parallel for
     for (int n = 0; n < N; n++)
         for (int o = 0; o < OC; o++) {
-            real d = dpre[(size_t)n*OC + o];
-            for (int c = 0; c < C; c++) dinp[(size_t)n*C + c] += d * weight[(size_t)o*C + c];
+            real d = operand(dpre[(size_t)n*OC + o], how);
+            for (int c = 0; c < C; c++) dinp[(size_t)n*C + c] += d * operand(weight[(size_t)o*C + c], how);
         }
 }
 
 // fwd: pre = inp W^T + b      bwd: dW += dpre^T inp, db += sum over rows of dpre
-void linear_backward_weight_cpu(real *dweight, real *dbias, const real *dpre, const real *inp, int N, int C, int OC) {
+void linear_backward_weight_cpu(real *dweight, real *dbias, const real *dpre, const real *inp, int N, int C, int OC, Precision how) {
     #pragma omp parallel for
     for (int o = 0; o < OC; o++)
         for (int n = 0; n < N; n++) {
             real d = dpre[(size_t)n*OC + o];
             if (dbias) dbias[o] += d;
-            for (int c = 0; c < C; c++) dweight[(size_t)o*C + c] += d * inp[(size_t)n*C + c];
+            for (int c = 0; c < C; c++) dweight[(size_t)o*C + c] += operand(d, how) * operand(inp[(size_t)n*C + c], how);
         }
 }
 
@@ -211,10 +223,10 @@ void rope_backward_cpu(real *dx, const real *cosine, const real *sine, const int
 
 // ---- attention over spans -----------------------------------------------------------------------------------------------------
 
-static real dot(const real *a, const real *b, int n) {
+static real dot(const real *a, const real *b, int n, Precision how) {
     real sum = 0;
     #pragma omp simd reduction(+:sum)
-    for (int i = 0; i < n; i++) sum += a[i] * b[i];
+    for (int i = 0; i < n; i++) sum += operand(a[i], how) * operand(b[i], how);
     return sum;
 }
 
@@ -223,7 +235,7 @@ static real dot(const real *a, const real *b, int n) {
 
 // out = sum_j p_j v_j,   p_j = exp(q.k_j / sqrt(HS) - lse),   lse = log sum_j exp(q.k_j / sqrt(HS))
 void attention_forward_cpu(real *out, real *lse, const real *q, const real *k, const real *v, const Span *span,
-                           int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv) {
+                           int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, Precision how) {
     real scale = (real)(1 / sqrt((double)HS));
     #pragma omp parallel for collapse(3)
     for (int b = 0; b < B; b++)
@@ -235,15 +247,15 @@ void attention_forward_cpu(real *out, real *lse, const real *q, const real *k, c
 
         // pass 1: the largest score, subtracted below because exp(89) already overflows float; !(s <= top) is true for a NaN
         real top = -INFINITY;
-        FOR_KEYS(j, span[t]) { real s = scale * dot(q_bth, k_bh + (size_t)j*ldkv, HS); if (!(s <= top)) top = s; }
+        FOR_KEYS(j, span[t]) { real s = scale * dot(q_bth, k_bh + (size_t)j*ldkv, HS, how); if (!(s <= top)) top = s; }
 
         // pass 2: weighted sum of values
         double sum = 0;
         for (int i = 0; i < HS; i++) out_bth[i] = 0;
         FOR_KEYS(j, span[t]) {
-            real p = exp(scale * dot(q_bth, k_bh + (size_t)j*ldkv, HS) - top);
+            real p = exp(scale * dot(q_bth, k_bh + (size_t)j*ldkv, HS, how) - top);
             sum += p;
-            for (int i = 0; i < HS; i++) out_bth[i] += p * v_bh[(size_t)j*ldkv + i];
+            for (int i = 0; i < HS; i++) out_bth[i] += operand(p, how) * operand(v_bh[(size_t)j*ldkv + i], how);
         }
         if (sum != 0) for (int i = 0; i < HS; i++) out_bth[i] /= (real)sum;
         lse[((size_t)b*NH + h)*Tq + t] = (real)(top + log(sum));
@@ -253,7 +265,7 @@ void attention_forward_cpu(real *out, real *lse, const real *q, const real *k, c
 // fwd: s_j = q.k_j scale;  p = softmax(s);  out = sum_j p_j v_j
 // bwd: dv_j += p_j dout;  dp_j = dout.v_j;  ds_j = p_j (dp_j - dout.out);  dq += scale sum_j ds_j k_j;  dk_j += scale ds_j q
 void attention_backward_cpu(real *dq, real *dk, real *dv, const real *dout, const real *out, const real *lse, const real *q, const real *k, const real *v,
-                            const Span *span, int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv) {
+                            const Span *span, int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, Precision how) {
     real scale = (real)(1 / sqrt((double)HS));
     #pragma omp parallel for collapse(2)        // a head's dk, dv belong to one thread
     for (int b = 0; b < B; b++)
@@ -261,15 +273,15 @@ void attention_backward_cpu(real *dq, real *dk, real *dv, const real *dout, cons
     for (int t = 0; t < Tq; t++) {
         size_t row_q = ((size_t)b*Tq + t)*ldq + h*HS, row_out = (((size_t)b*Tq + t)*NH + h)*HS;
         const real *dout_bth = dout + row_out;
-        real delta = dot(dout_bth, out + row_out, HS), lse_bht = lse[((size_t)b*NH + h)*Tq + t];
+        real delta = dot(dout_bth, out + row_out, HS, FP32), lse_bht = lse[((size_t)b*NH + h)*Tq + t];
         FOR_KEYS(j, span[t]) {
             size_t row_k = ((size_t)b*Tk + j)*ldkv + h*HS;
-            real p = exp(scale * dot(q + row_q, k + row_k, HS) - lse_bht);
-            real ds = p * (dot(dout_bth, v + row_k, HS) - delta) * scale;
+            real p = exp(scale * dot(q + row_q, k + row_k, HS, how) - lse_bht);
+            real ds = p * (dot(dout_bth, v + row_k, HS, how) - delta);
             for (int i = 0; i < HS; i++) {
-                dv[row_k + i] += p * dout_bth[i];
-                dq[row_q + i] += ds * k[row_k + i];
-                dk[row_k + i] += ds * q[row_q + i];
+                dv[row_k + i] += operand(p, how) * operand(dout_bth[i], how);
+                dq[row_q + i] += scale * operand(ds, how) * operand(k[row_k + i], how);
+                dk[row_k + i] += scale * operand(ds, how) * operand(q[row_q + i], how);
             }
         }
     }

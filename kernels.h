@@ -31,6 +31,9 @@ typedef struct Span { int lo[2], hi[2]; } Span;
 
 typedef enum { LINEAR_ONLY, GELU, SILU } Activation;
 
+// How the products of linear layers and attention are computed. BF16: both operands are rounded to bfloat16 first; sums stay as they are.
+typedef enum { FP32, BF16 } Precision;
+
 // Philox4x32-10 (Salmon et al. 2011): 128 random bits as a pure function of (seed, stream, index), the same on every device.
 typedef struct Philox { uint32_t w[4]; } Philox;
 BOTH static inline Philox philox(uint64_t seed, uint64_t stream, uint64_t index) {
@@ -64,11 +67,11 @@ typedef struct AdamW {
     /* out (G,F) = cos(level_g f_i) | sin(level_g f_i), f_i = 10000^(-i/(F/2)); an odd last column is 0 */ \
     K(level_embedding, (real *out, const double *level, int G, int F), (out, level, G, F)) \
     /* pre (N,OC) = inp (N,C) weight (OC,C)^T + bias (OC); out = act(pre). bias may be NULL; pre NULL: not kept */ \
-    F(linear_forward, (real *out, real *pre, const real *inp, const real *weight, const real *bias, int N, int C, int OC, Activation act), \
-                      (out, pre, inp, weight, bias, N, C, OC, act)) \
-    F(linear_backward_inp,    (real *dinp, const real *dpre, const real *weight, int N, int C, int OC), (dinp, dpre, weight, N, C, OC)) \
-    F(linear_backward_weight, (real *dweight, real *dbias, const real *dpre, const real *inp, int N, int C, int OC), \
-                              (dweight, dbias, dpre, inp, N, C, OC)) \
+    F(linear_forward, (real *out, real *pre, const real *inp, const real *weight, const real *bias, int N, int C, int OC, Activation act, \
+                       Precision how), (out, pre, inp, weight, bias, N, C, OC, act, how)) \
+    F(linear_backward_inp, (real *dinp, const real *dpre, const real *weight, int N, int C, int OC, Precision how), (dinp, dpre, weight, N, C, OC, how)) \
+    F(linear_backward_weight, (real *dweight, real *dbias, const real *dpre, const real *inp, int N, int C, int OC, Precision how), \
+                              (dweight, dbias, dpre, inp, N, C, OC, how)) \
     /* d (n): on entry d(out), on exit d(pre) = d(out) act'(pre): overwrites */ \
     F(activation_backward, (real *d, const real *pre, size_t n, Activation act), (d, pre, n, act)) \
     /* Modulation, here and below: row n belongs to group[n] (group NULL: 0), and reads shift, scale, gate at group*ld + c; group -1: identity. */ \
@@ -83,12 +86,14 @@ typedef struct AdamW {
                      (x, cosine, sine, position, pair, N, ld, heads, HS)) \
     K(rope_backward, (real *dx, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS), \
                      (dx, cosine, sine, position, pair, N, ld, heads, HS)) \
-    /* out (B,Tq,NH*HS), lse (B,NH,Tq): softmax(q k^T / sqrt(HS) over span (Tq)) v. Rows of q, k|v are ldq, ldkv numbers apart */ \
+    /* out (B,Tq,NH*HS), lse (B,NH,Tq): softmax(q k^T / sqrt(HS) over span (Tq)) v. Rows of q, k|v are ldq, ldkv numbers apart. */ \
+    /* Keys that a row does not see change nothing in its result, unless they hold NaN or infinity and stand among keys that other rows see */ \
     F(attention_forward, (real *out, real *lse, const real *q, const real *k, const real *v, const Span *span, \
-                          int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv), (out, lse, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv)) \
+                          int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, Precision how), \
+                          (out, lse, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv, how)) \
     F(attention_backward, (real *dq, real *dk, real *dv, const real *dout, const real *out, const real *lse, const real *q, const real *k, const real *v, \
-                           const Span *span, int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv), \
-                          (dq, dk, dv, dout, out, lse, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv)) \
+                           const Span *span, int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, Precision how), \
+                          (dq, dk, dv, dout, out, lse, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv, how)) \
     /* out (N,C) = x + gate * dropout(branch). gate NULL: 1 */ \
     K(gated_residual_forward,  (real *out, const real *x, const real *branch, const real *gate, const int *group, Dropout drop, int N, int C, int ld), \
                                (out, x, branch, gate, group, drop, N, C, ld)) \

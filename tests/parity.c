@@ -120,25 +120,27 @@ static void parity_level_embedding(void) {
 }
 
 static void parity_linear_forward(void) {
-    FOR_SIZES(N) FOR_SIZES(C) FOR_SIZES(OC) for (int act = LINEAR_ONLY; act <= SILU; act++) for (int form = 0; form < 3; form++) {
+    FOR_SIZES(N) FOR_SIZES(C) FOR_SIZES(OC) for (int act = LINEAR_ONLY; act <= SILU; act++) for (int form = 0; form < 3; form++) for (Precision how = FP32; how <= (form ? FP32 : BF16); how++) {
         Array *out = array((size_t)(N*OC)), *pre = array((size_t)(N*OC)), *inp = array((size_t)(N*C)), *weight = array((size_t)(OC*C)), *bias = array((size_t)OC);
-        #define A(p) (out->p, form == 1 ? NULL : pre->p, inp->p, weight->p, form == 2 ? NULL : bias->p, N, C, OC, act)
+        #define A(p) (out->p, form == 1 ? NULL : pre->p, inp->p, weight->p, form == 2 ? NULL : bias->p, N, C, OC, act, how)
         CASE_F(linear_forward, 2e-6);
         if (!form && N >= 7 && N <= 33 && C <= 7 && OC <= 7) { NAN_REACHES(linear_forward, cpu, A(f), 2); NAN_REACHES(linear_forward, fast, A(f), 2); }
         #undef A
         drop_arrays();
     }
-    enum { N = 500, C = 801, OC = 37 };                 // more than one panel in every direction
-    Array *out = array(N*OC), *pre = array(N*OC), *inp = array(N*C), *weight = array(OC*C), *bias = array(OC);
-    #define A(p) (out->p, pre->p, inp->p, weight->p, bias->p, N, C, OC, GELU)
-    CASE_F(linear_forward, 2e-6);
-    #undef A
-    drop_arrays();
+    enum { N = 500, C = 1601, OC = 37 };                // more than one panel in every direction
+    for (Precision how = FP32; how <= BF16; how++) {
+        Array *out = array(N*OC), *pre = array(N*OC), *inp = array(N*C), *weight = array(OC*C), *bias = array(OC);
+        #define A(p) (out->p, pre->p, inp->p, weight->p, bias->p, N, C, OC, GELU, how)
+        CASE_F(linear_forward, 2e-6);
+        #undef A
+        drop_arrays();
+    }
 }
 static void parity_linear_backward_inp(void) {
-    FOR_SIZES(N) FOR_SIZES(C) FOR_SIZES(OC) {
+    FOR_SIZES(N) FOR_SIZES(C) FOR_SIZES(OC) for (Precision how = FP32; how <= BF16; how++) {
         Array *dinp = array((size_t)(N*C)), *dpre = array((size_t)(N*OC)), *weight = array((size_t)(OC*C));
-        #define A(p) (dinp->p, dpre->p, weight->p, N, C, OC)
+        #define A(p) (dinp->p, dpre->p, weight->p, N, C, OC, how)
         CASE_F(linear_backward_inp, 2e-6);
         if (N == 7 && C <= 7 && OC == 7) { NAN_REACHES(linear_backward_inp, cpu, A(f), 1); NAN_REACHES(linear_backward_inp, fast, A(f), 1); }
         #undef A
@@ -146,10 +148,10 @@ static void parity_linear_backward_inp(void) {
     }
 }
 static void parity_linear_backward_weight(void) {
-    FOR_SIZES(N) FOR_SIZES(C) FOR_SIZES(OC) for (int bias = 0; bias < 2; bias++) {
+    FOR_SIZES(N) FOR_SIZES(C) FOR_SIZES(OC) for (int bias = 0; bias < 2; bias++) for (Precision how = FP32; how <= BF16; how++) {
         Array *dweight = array((size_t)(OC*C)), *dbias = array((size_t)OC), *dpre = array((size_t)(N*OC)), *inp = array((size_t)(N*C));
-        #define A(p) (dweight->p, bias ? dbias->p : NULL, dpre->p, inp->p, N, C, OC)
-        CASE_F(linear_backward_weight, 2e-6);
+        #define A(p) (dweight->p, bias ? dbias->p : NULL, dpre->p, inp->p, N, C, OC, how)
+        CASE_F(linear_backward_weight, 4e-6);
         if (N == 7 && C <= 7 && OC == 7) { NAN_REACHES(linear_backward_weight, cpu, A(f), 2); NAN_REACHES(linear_backward_weight, fast, A(f), 2); }
         #undef A
         drop_arrays();
@@ -216,10 +218,12 @@ static void parity_rope_backward(void) {
     }
 }
 
-// Random spans over [0, Tk - spare): empty ones, one interval, two, and runs of equal rows (block diffusion).
+// Random spans over [0, Tk): empty ones, one interval, two, runs of `block` equal rows (block diffusion); block 64: three sequences side by side,
+// each row sees its own sequence up to itself.
 static Span *spans(int Tq, int Tk, int block) {
     Span *s = malloc((size_t)Tq * sizeof *s);
     for (int t = 0; t < Tq; t++) {
+        if (block == 64) { int i = 3*t / Tq, first = i*Tk / 3; s[t] = (Span){.lo = {first}, .hi = {min((i + 1)*Tk / 3, first + 1 + t)}}; continue; }
         int *r = ids(4, Tk + 1), a = min(r[0], r[1]), b = r[0] + r[1] - a, c = min(r[2], r[3]), e = r[2] + r[3] - c;
         s[t] = t % block ? s[t - 1] : a == 0 && e > 2 ? (Span){.lo = {0, 0}, .hi = {0, 0}} : b <= c ? (Span){{a, c}, {b, e}} : (Span){{a, 0}, {b, 0}};
         free(r);
@@ -229,28 +233,51 @@ static Span *spans(int Tq, int Tk, int block) {
 static bool in_span(const Span *s, int j) { return (j >= s->lo[0] && j < s->hi[0]) || (j >= s->lo[1] && j < s->hi[1]); }
 
 // q, k, v are columns of wider rows, as in qkv and in the cache
-#define FOR_ATTENTION FOR_SIZES(Tq) FOR_SIZES(Tk) for (int HS = 1; HS <= 40; HS = HS == 1 ? 5 : HS == 5 ? 16 : HS == 16 ? 40 : 99) for (int block = 1; block <= 16; block *= 4)
+#define FOR_ATTENTION FOR_SIZES(Tq) FOR_SIZES(Tk) for (int HS = 1; HS <= 40; HS = HS == 1 ? 5 : HS == 5 ? 16 : HS == 16 ? 40 : 99) for (int block = 1; block <= 64; block *= 4)
 enum { AB = 2, NH = 2 };
 
+// |got - want| / |want| over all of an array
+static double distance(const float *got, const double *want, size_t n) {
+    double diff = 0, size = 0;
+    for (size_t i = 0; i < n; i++) diff += (got[i] - want[i]) * (got[i] - want[i]), size += want[i] * want[i];
+    return sqrt(diff / size);
+}
+
+// BF16: a weight near the middle between two bfloat16 numbers may go either way, so single elements are judged loosely, and the whole closely
+static const double element_tol[] = {2e-6, 8e-3};
+
 static void parity_attention_forward(void) {
-    FOR_ATTENTION {
+    for (Precision how = FP32; how <= BF16; how++) FOR_ATTENTION {
+        if (how == BF16 && block != 4) continue;
         int C = NH*HS, ldq = C + 3, ldkv = 2*C + 1;
         Span *span = spans(Tq, Tk, block);
         Array *out = array((size_t)(AB*Tq*C)), *lse = array((size_t)(AB*NH*Tq)), *q = array((size_t)(AB*Tq*ldq)), *kv = array((size_t)(AB*Tk*ldkv));
-        #define A(p) (out->p, lse->p, q->p, kv->p, kv->p + C, span, AB, Tq, Tk, NH, HS, ldq, ldkv)
-        CASE_F(attention_forward, 2e-6);
-        if (Tq <= 32 && Tk <= 33 && HS <= 5) for (int fast = 0; fast < 2; fast++) {
+        #define A(p) (out->p, lse->p, q->p, kv->p, kv->p + C, span, AB, Tq, Tk, NH, HS, ldq, ldkv, how)
+        CASE_F(attention_forward, element_tol[how]);
+        if (how == BF16 && Tq == 130 && Tk == 130 && HS >= 16) {
+            attention_forward_f64 A(d), attention_forward_fast A(f);
+            double d = distance(out->f, out->d, out->n);
+            CHECK(d <= 3e-4, "attention_forward_fast, bf16: %g", d);
+            how = FP32, attention_forward_f64 A(d), how = BF16;
+            d = distance(out->f, out->d, out->n);
+            CHECK(d >= 1e-3, "attention_forward_fast, bf16, does not round: %g", d);
+        }
+        if (how == FP32 && HS == 5 && Tq <= 33 && Tk <= 33 && (Tq == 7 || Tk == 7)) for (int fast = 0; fast < 2; fast++) {
             restore();
             if (fast) attention_forward_fast A(f); else attention_forward_cpu A(f);
             float *clean = malloc(out->n * sizeof(float));
             memcpy(clean, out->f, out->n * sizeof(float));
-            for (int j = 0; j < Tk; j++) for (int part = 0; part < 2; part++) {          // NaN in k, then v, of key j: reaches the rows that see it, and no other
+            for (int j = 0; j < Tk; j++) for (int part = 0; part < 2; part++) for (int nan = 0; nan < 2; nan++) {
+                // in k, then v, of key j, another number, then NaN: reaches the rows that see it, and no other. (A NaN in v may reach other rows, but not from behind the last key that is seen.)
                 restore();
-                kv->f[(size_t)j*ldkv + part*C] = NAN;
+                kv->f[(size_t)j*ldkv + part*C] = nan ? NAN : 3e4f;
                 if (fast) attention_forward_fast A(f); else attention_forward_cpu A(f);
+                bool among = false;
+                for (int t = 0; t < Tq; t++) for (int p = 0; p < 2; p++) among = among || (span[t].hi[p] > span[t].lo[p] && span[t].hi[p] > j);
                 for (int t = 0; t < Tq; t++) {
-                    bool nan = isnan(out->f[t*C]), same = !memcmp(out->f + t*C, clean + t*C, (size_t)C * sizeof(float));
-                    CHECK(in_span(span + t, j) ? nan : same, "attention_forward_%s: NaN in %c %d, row %d", fast ? "fast" : "cpu", "kv"[part], j, t);
+                    bool reached = nan ? isnan(out->f[t*C]) : true, same = !memcmp(out->f + t*C, clean + t*C, (size_t)C * sizeof(float));
+                    if (in_span(span + t, j)) CHECK(reached, "attention_forward_%s: NaN in %c %d, row %d", fast ? "fast" : "cpu", "kv"[part], j, t);
+                    else if (!nan || !part || !fast || !among) CHECK(same, "attention_forward_%s: %c %d reaches row %d", fast ? "fast" : "cpu", "kv"[part], j, t);
                 }
             }
             for (int t = 0; t < Tq; t++) {                                               // NaN in q of row t: reaches that row
@@ -268,23 +295,47 @@ static void parity_attention_forward(void) {
     }
 }
 static void parity_attention_backward(void) {
-    FOR_ATTENTION {
+    for (Precision how = FP32; how <= BF16; how++) FOR_ATTENTION {
+        if (how == BF16 && block != 4) continue;
         int C = NH*HS, ldq = C + 3, ldkv = 2*C + 1;
         Span *span = spans(Tq, Tk, block);
         Array *dq = array((size_t)(AB*Tq*ldq)), *dkv = array((size_t)(AB*Tk*ldkv)), *dout = array((size_t)(AB*Tq*C)), *out = array((size_t)(AB*Tq*C)), *lse = array((size_t)(AB*NH*Tq)),
               *q = array((size_t)(AB*Tq*ldq)), *kv = array((size_t)(AB*Tk*ldkv));
-        attention_forward_f64(out->d0, lse->d0, q->d, kv->d, kv->d + C, span, AB, Tq, Tk, NH, HS, ldq, ldkv);
+        attention_forward_f64(out->d0, lse->d0, q->d, kv->d, kv->d + C, span, AB, Tq, Tk, NH, HS, ldq, ldkv, FP32);
         for (size_t i = 0; i < out->n; i++) out->d0[i] = out->start[i] = (float)out->d0[i];
         for (size_t i = 0; i < lse->n; i++) lse->d0[i] = lse->start[i] = (float)lse->d0[i];
-        #define A(p) (dq->p, dkv->p, dkv->p + C, dout->p, out->p, lse->p, q->p, kv->p, kv->p + C, span, AB, Tq, Tk, NH, HS, ldq, ldkv)
-        CASE_F(attention_backward, 4e-6);
+        #define A(p) (dq->p, dkv->p, dkv->p + C, dout->p, out->p, lse->p, q->p, kv->p, kv->p + C, span, AB, Tq, Tk, NH, HS, ldq, ldkv, how)
+        CASE_F(attention_backward, 2 * element_tol[how]);
+        if (how == BF16 && Tq == 130 && Tk == 130 && HS >= 16) {
+            Array *grad[] = {dq, dkv};
+            for (int i = 0; i < 2; i++) {
+                restore();
+                memset(grad[i]->f, 0, grad[i]->n * sizeof(float)), memset(grad[i]->d, 0, grad[i]->n * sizeof(double));
+                attention_backward_f64 A(d), attention_backward_fast A(f);
+                double d = distance(grad[i]->f, grad[i]->d, grad[i]->n);
+                CHECK(d <= 6e-4, "attention_backward_fast, bf16: %g", d);
+                memset(grad[i]->d, 0, grad[i]->n * sizeof(double));
+                how = FP32, attention_backward_f64 A(d), how = BF16;
+                d = distance(grad[i]->f, grad[i]->d, grad[i]->n);
+                CHECK(d >= 1e-3, "attention_backward_fast, bf16, does not round: %g", d);
+            }
+        }
         if (Tq == 7 && Tk == 33 && HS == 5) for (int fast = 0; fast < 2; fast++)
-            for (int j = 0; j < Tk; j++) for (int part = 0; part < 2; part++) {          // NaN in k, then v, of key j: reaches dq of the rows that see it, and no other
+            for (int j = 0; j < Tk; j++) for (int part = 0; part < 2; part++) {          // NaN in k, then v, of key j: reaches dq of the rows that see it
+                restore();
+                if (fast) attention_backward_fast A(f); else attention_backward_cpu A(f);
+                float clean[7];
+                for (int t = 0; t < Tq; t++) clean[t] = dq->f[t*ldq];
                 restore();
                 kv->f[(size_t)j*ldkv + part*C] = NAN;
                 if (fast) attention_backward_fast A(f); else attention_backward_cpu A(f);
                 for (int t = 0; t < Tq; t++)
-                    CHECK(isnan(dq->f[t*ldq]) == in_span(span + t, j), "attention_backward_%s: NaN in %c %d, row %d", fast ? "fast" : "cpu", "kv"[part], j, t);
+                    if (in_span(span + t, j)) CHECK(isnan(dq->f[t*ldq]), "attention_backward_%s: NaN in %c %d, row %d", fast ? "fast" : "cpu", "kv"[part], j, t);
+                restore();
+                kv->f[(size_t)j*ldkv + part*C] = 3e4f;                                   // another number: and no other row
+                if (fast) attention_backward_fast A(f); else attention_backward_cpu A(f);
+                for (int t = 0; t < Tq; t++)
+                    if (!in_span(span + t, j)) CHECK(dq->f[t*ldq] == clean[t], "attention_backward_%s: %c %d reaches row %d", fast ? "fast" : "cpu", "kv"[part], j, t);
             }
         #undef A
         drop_arrays(), free(span);
