@@ -2,6 +2,7 @@
 # Runs every test and adds up their counts. The last line is `N passed, N failed`; exit status 0 only if nothing failed and every part reported.
 set -u
 build=${BUILD:-build}
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}           # threads that wait do not take the processor from other programs
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 passed=0 failed=0
