@@ -278,16 +278,23 @@ static void net_free(Net *net) { params_free(&net->ps); free(net->layer); *net =
 typedef struct Input { int B, T, slot; const int *id, *position; const Span *span; } Input;
 
 // Logits (1,N,V) of the rows row[0..N-1] of the B*T. row NULL: none (NULL), the pass only fills the cache.
+// In the last layer only these rows ask; of all others nothing is needed but what they show: keys and values.
 static Tensor *forward(Net *net, Input in, const int *row, int N) {
     NetConfig c = net->c;
-    size_t all = (size_t)in.B * (size_t)in.T;
-    int *row_position = HOST(int, all);
-    for (size_t i = 0; i < all; i++) {
-        row_position[i] = in.position[i % (size_t)in.T];
-        if (row_position[i] >= net->rope.P) die("internal error: position %d, rotary tables end at %d", row_position[i], net->rope.P);
+    int C = c.C, all = in.B * in.T, keys = in.slot < 0 ? in.T : net->W;         // keys of a sequence
+    int *position = HOST(int, all), *row_position = HOST(int, N);
+    Span *row_span = HOST(Span, N);                     // of the wanted rows: here all sequences are one, with in.B * keys keys
+    for (int i = 0; i < all; i++) {
+        position[i] = in.position[i % in.T];
+        if (position[i] >= net->rope.P) die("internal error: position %d, rotary tables end at %d", position[i], net->rope.P);
     }
-    const int *id = to_device(in.id, all * sizeof(int)), *position = to_device(row_position, all * sizeof(int));
-    const Span *span = to_device(in.span, (size_t)in.T * sizeof(Span));
+    for (int i = 0; row && i < N; i++) {
+        row_position[i] = position[row[i]], row_span[i] = in.span[row[i] % in.T];
+        for (int p = 0; p < 2; p++) row_span[i].lo[p] += row[i] / in.T * keys, row_span[i].hi[p] += row[i] / in.T * keys;
+    }
+    const int *id = to_device(in.id, (size_t)all * sizeof(int)), *at = to_device(position, (size_t)all * sizeof(int));
+    const int *wanted = row ? to_device(row, (size_t)N * sizeof(int)) : NULL, *wanted_at = to_device(row_position, (size_t)N * sizeof(int));
+    const Span *span = to_device(in.span, (size_t)in.T * sizeof(Span)), *wanted_span = to_device(row_span, (size_t)N * sizeof(Span));
 
     Tensor *x = embedding(net->embedding, id, in.B, in.T), *cond = NULL;
     if (c.adaln) {
@@ -297,22 +304,31 @@ static Tensor *forward(Net *net, Input in, const int *row, int N) {
     for (int l = 0; l < c.NL; l++) {
         Layer *y = &net->layer[l];
         Tensor *mod = c.adaln ? linear(cond, y->ada, y->ada_bias, LINEAR_ONLY) : NULL;         // shift, scale, gate; twice
-        Modulation attn = {mod, NULL, 0, c.C, 2*c.C}, mlp = {mod, NULL, 3*c.C, 4*c.C, 5*c.C};
+        Modulation attn = {mod, NULL, 0, C, 2*C}, mlp = {mod, NULL, 3*C, 4*C, 5*C};
+        bool last = l == c.NL - 1;
 
-        Tensor *qkv = linear(norm_modulate(x, y->norm1, attn, c.eps), y->attn_qkv, NULL, LINEAR_ONLY);
-        rope(qkv, net->rope, position, 2*c.NH);                                                   // queries and keys
-        real *cache = net->cache ? net->cache + (size_t)l * (size_t)net->cache_B * (size_t)net->W * 2*(size_t)c.C : NULL;
-        Tensor *a = in.slot < 0 ? attention(qkv, span, c.NH) : attention_cached(qkv, cache, net->W, in.slot, span, c.NH);
-        if (l == c.NL - 1 && !row) return NULL;
+        Tensor *h = norm_modulate(x, y->norm1, attn, c.eps), *q = NULL, *kv;   // queries are the first C columns of q; keys and values the last 2C of kv
+        if (!last) q = kv = rope(linear(h, y->attn_qkv, NULL, LINEAR_ONLY), net->rope, at, 2*c.NH);
+        else kv = rope(linear(h, weight_rows(y->attn_qkv, C, 2*C), NULL, LINEAR_ONLY), net->rope, at, c.NH);
+        real *cache = net->cache ? net->cache + (size_t)l * (size_t)net->cache_B * (size_t)net->W * 2*(size_t)C : NULL;
+        if (in.slot >= 0) cache_store(cache, net->W, in.slot, kv, kv->C - 2*C);
+        if (last && !row) return NULL;
+        if (last) {
+            q = rope(linear(gather_rows(h, wanted, N), weight_rows(y->attn_qkv, 0, C), NULL, LINEAR_ONLY), net->rope, wanted_at, c.NH);
+            x = gather_rows(x, wanted, N);
+        }
+        const Span *see = last ? wanted_span : span;
+        int sequences = last ? 1 : in.B;
+        Tensor *a = in.slot < 0 ? attention(q, kv, kv->C - 2*C, see, sequences, c.NH)
+                                : attention_cached(q, cache, in.B / sequences * keys, C, see, sequences, c.NH);
         net->drop.stream++;
         x = gated_residual(x, linear(a, y->attn_out, NULL, LINEAR_ONLY), attn, net->drop);
 
-        Tensor *h = linear(norm_modulate(x, y->norm2, mlp, c.eps), y->mlp0, y->mlp0_bias, GELU);
+        h = linear(norm_modulate(x, y->norm2, mlp, c.eps), y->mlp0, y->mlp0_bias, GELU);
         net->drop.stream++;
         x = gated_residual(x, linear(h, y->mlp2, y->mlp2_bias, LINEAR_ONLY), mlp, net->drop);
     }
-    x = gather_rows(x, to_device(row, (size_t)N * sizeof(int)), N);
-    Modulation out = {c.adaln ? linear(cond, net->ada, net->ada_bias, LINEAR_ONLY) : NULL, NULL, 0, c.C, 0};
+    Modulation out = {c.adaln ? linear(cond, net->ada, net->ada_bias, LINEAR_ONLY) : NULL, NULL, 0, C, 0};
     return linear(norm_modulate(x, net->norm_final, out, c.eps), net->linear, net->linear_bias, LINEAR_ONLY);
 }
 

@@ -141,8 +141,11 @@ static Precision precision = FP32;                      // of the products in li
 static bool naive;                                      // plain bodies only
 #define RUN_FAST(name, args) if (naive) name##_cpu args; else name##_fast args
 #endif
-#define DISPATCH(name, params, args)      static inline void name params { if (dry) return; device_open(); name##_cpu args; device_close(); }
-#define DISPATCH_FAST(name, params, args) static inline void name params { if (dry) return; device_open(); RUN_FAST(name, args); device_close(); }
+#ifndef TIMED
+#define TIMED(name, call) call                          // tests/bench_steps.c takes the time here
+#endif
+#define DISPATCH(name, params, args)      static inline void name params { if (dry) return; device_open(); TIMED(name, name##_cpu args); device_close(); }
+#define DISPATCH_FAST(name, params, args) static inline void name params { if (dry) return; device_open(); TIMED(name, RUN_FAST(name, args)); device_close(); }
 KERNELS(DISPATCH, DISPATCH_FAST)
 
 // ---- 4. tensors and tape ------------------------------------------------------------------------------------------------------
@@ -389,6 +392,16 @@ static Tensor *linear(Tensor *x, Tensor *weight, Tensor *bias, Activation act) {
     return out;
 }
 
+// Rows first..first+n-1 of a weight as a weight of its own
+static Tensor *weight_rows(const Tensor *weight, int first, int n) {
+    Tensor *part = HOST(Tensor, 1);
+    size_t from = (size_t)first * (size_t)weight->C;
+    *part = *weight;
+    part->T = n, part->data += from;
+    if (part->grad) part->grad += from;
+    return part;
+}
+
 // Modulation of one branch: shift, scale and gate are columns of mod (1,G,ld) from these offsets on; mod NULL: none.
 // group (N) on the device; NULL: all rows are group 0.
 typedef struct { Tensor *mod; const int *group; int shift, scale, gate; } Modulation;
@@ -446,32 +459,36 @@ static Tensor *rope(Tensor *x, Rope r, const int *position, int heads) {
     return x;
 }
 
-// Attention of qkv (B,T,3C) to itself: row t sees the keys of span[t] (T, on the device) -> (B,T,C)
-typedef struct { Tensor *out, *qkv; const Span *span; real *lse; int NH; } Attention;
+// Attention of q to keys and values, which are the columns column.. and column + C.. of kv. There are B sequences: each has rows(q)/B queries
+// and rows(kv)/B keys; query row t of a sequence sees the keys of span[t], on the device -> (q->B, q->T, C).
+// Attention of qkv (B,T,3C) to itself: attention(qkv, qkv, C, span, B, NH).
+typedef struct { Tensor *out, *q, *kv; int column, B; const Span *span; real *lse; int NH; } Attention;
 static void attention_back(const void *p) {
     const Attention *a = p;
-    int C = a->out->C, T = a->out->T;
-    real *x = a->qkv->data, *d = grad_of(a->qkv);
-    if (d) attention_backward(d, d + C, d + 2*C, a->out->grad, a->out->data, a->lse, x, x + C, x + 2*C, a->span,
-                              a->out->B, T, T, a->NH, C / a->NH, 3*C, 3*C, precision);
+    int C = a->out->C, ldq = a->q->C, ldkv = a->kv->C;
+    real *k = a->kv->data + a->column, *dq = grad_of(a->q), *dk = grad_of(a->kv);
+    if (dk) dk += a->column;
+    if (dq && dk) attention_backward(dq, dk, dk + C, a->out->grad, a->out->data, a->lse, a->q->data, k, k + C, a->span,
+                                     a->B, rows(a->q) / a->B, rows(a->kv) / a->B, a->NH, C / a->NH, ldq, ldkv, precision);
 }
-static Tensor *attention(Tensor *qkv, const Span *span, int NH) {
-    int C = qkv->C / 3;
-    Tensor *out = activation(qkv->B, qkv->T, C, "attention");
-    real *lse = arena_take(&per_step, (size_t)rows(qkv) * (size_t)NH * sizeof(real)), *x = qkv->data;
-    attention_forward(out->data, lse, x, x + C, x + 2*C, span, qkv->B, qkv->T, qkv->T, NH, C / NH, 3*C, 3*C, precision);
-    RECORD(Attention, attention_back, out, qkv, span, lse, NH);
+static Tensor *attention(Tensor *q, Tensor *kv, int column, const Span *span, int B, int NH) {
+    int C = (kv->C - column) / 2;
+    Tensor *out = activation(q->B, q->T, C, "attention");
+    real *lse = arena_take(&per_step, (size_t)rows(q) * (size_t)NH * sizeof(real)), *k = kv->data + column;
+    attention_forward(out->data, lse, q->data, k, k + C, span, B, rows(q) / B, rows(kv) / B, NH, C / NH, q->C, kv->C, precision);
+    RECORD(Attention, attention_back, out, q, kv, column, B, span, lse, NH);
     return out;
 }
 
-// The same against a cache of keys|values (B,W,2C): the rows of qkv are first stored at slots slot.., then see span (T) of the cache. No gradient.
-static Tensor *attention_cached(Tensor *qkv, real *cache, int W, int slot, const Span *span, int NH) {
-    int C = qkv->C / 3;
-    if (slot + qkv->T > W) die("internal error: rows %d..%d of a cache of %d", slot, slot + qkv->T - 1, W);
-    Tensor *out = tensor(qkv->B, qkv->T, C, CONSTANT, "attention_cached");
-    real *lse = arena_take(&per_step, (size_t)rows(qkv) * (size_t)NH * sizeof(real));
-    store_rows(cache + (size_t)slot * 2*(size_t)C, qkv->data + C, qkv->B, qkv->T, W, 2*C, 3*C);
-    attention_forward(out->data, lse, qkv->data, cache, cache + C, span, qkv->B, qkv->T, W, NH, C / NH, 3*C, 2*C, precision);
+// A cache of keys|values (B,W,2C): the columns column.. of kv (B,T,.) go to the slots slot..slot+T-1. Reading it takes no gradient.
+static void cache_store(real *cache, int W, int slot, const Tensor *kv, int column) {
+    if (slot + kv->T > W) die("internal error: rows %d..%d of a cache of %d", slot, slot + kv->T - 1, W);
+    store_rows(cache + (size_t)slot * (size_t)(kv->C - column), kv->data + column, kv->B, kv->T, W, kv->C - column, kv->C);
+}
+static Tensor *attention_cached(const Tensor *q, const real *cache, int keys, int C, const Span *span, int B, int NH) {
+    Tensor *out = tensor(q->B, q->T, C, CONSTANT, "attention_cached");
+    real *lse = arena_take(&per_step, (size_t)rows(q) * (size_t)NH * sizeof(real));
+    attention_forward(out->data, lse, q->data, cache, cache + C, span, B, rows(q) / B, keys, NH, C / NH, q->C, 2*C, precision);
     return out;
 }
 

@@ -64,7 +64,7 @@ static Tensor *attention_case(void) {
     Tensor *x = in[0];
     static const Span span[2][5] = {{{{0}, {1}}, {{0}, {2}}, {{0}, {3}}, {{0}, {4}}, {{0}, {5}}},                                    // causal
                                     {{{1, 3}, {2, 5}}, {{1, 3}, {2, 5}}, {{0, 0}, {0, 0}}, {{0, 0}, {5, 0}}, {{0, 4}, {3, 5}}}};      // two parts, none, all
-    return probe(attention(x, to_device(span[variant], sizeof span[0]), 2));
+    return probe(attention(x, x, x->C / 3, to_device(span[variant], sizeof span[0]), x->B, 2));
 }
 
 static void gather_inputs(void) { add("x", 6, 5); }

@@ -1,0 +1,77 @@
+// bench_steps.c: whole training steps of bd3lm, and the share of each kind of kernel in them.
+//     build/bench_steps [S|P|T|demo]...        S: 6 layers, width 384    P: the paper's network, 12 layers, width 768    T: 4 layers, width 192
+#define TESTING
+static double seconds(void);
+static void charge(const char *kernel, double from);
+#define TIMED(name, call) do { double from = seconds(); call; charge(#name, from); } while (0)
+#include "../bd3lm.c"
+#include <sys/resource.h>
+
+static struct { const char *name; double seconds; } charged[64];
+static void charge(const char *kernel, double from) {
+    int i = 0;
+    while (charged[i].name && charged[i].name != kernel) i++;
+    charged[i].name = kernel;
+    charged[i].seconds += seconds() - from;
+}
+static double sum_of(const char *prefix) {
+    double sum = 0;
+    for (int i = 0; charged[i].name; i++) if (!strncmp(charged[i].name, prefix, strlen(prefix))) sum += charged[i].seconds;
+    return sum;
+}
+
+typedef struct Size { const char *name; int layers, width, heads, symbols, T, block, B, steps; } Size;
+static const Size sizes[] = {
+    {"S", 6, 384, 6, 256, 256, 16, 16, 3}, {"T", 4, 192, 6, 64, 128, 4, 32, 8}, {"P", 12, 768, 12, 50258, 1024, 16, 1, 2}, {"demo", 2, 96, 8, 4256, 64, 4, 8, 50},
+};
+
+// tokens/s of the fastest step, after one to warm up; random tokens
+static void train(const Size *z) {
+    Corpus c = {.n = {1 << 20}};
+    c.vocab.size = z->symbols + 2, c.vocab.mask = z->symbols, c.vocab.bos = z->symbols + 1;
+    c.id[TRAIN] = NEW(int, c.n[TRAIN]);
+    Rng r = rng(1, RNG_DATA, 0);
+    for (size_t i = 0; i < c.n[TRAIN]; i++) c.id[TRAIN][i] = below(&r, z->symbols);
+    opt.layers = z->layers, opt.width = z->width, opt.heads = z->heads, opt.length = z->T, opt.block = z->block, opt.batch = z->B;
+    int *x = NEW(int, z->B * z->T), *counted = NEW(int, z->B * z->T);
+    double norm, best = 1e30;
+    NetConfig config = net_config(&c.vocab);
+    begin_dry_run();
+    Net net = net_create(config, true, 1, z->T, 0, 0);
+    train_step(&net, &c, 1, x, counted, &norm);
+    net_free(&net);
+    end_dry_run(false);
+    net = net_create(config, true, 1, z->T, 0, 0);
+    train_step(&net, &c, 1, x, counted, &norm);
+    memset(charged, 0, sizeof charged);
+    double all = 0;
+    for (int s = 2; s < 2 + z->steps; s++) {
+        double from = seconds();
+        train_step(&net, &c, s, x, counted, &norm);
+        double took = seconds() - from;
+        all += took;
+        if (took < best) best = took;
+    }
+    double products = sum_of("linear"), attention = sum_of("attention");
+    printf("train %-4s %7.0f tokens/s | products %2.0f %%, attention %2.0f %%, the rest %2.0f %% | %.2f GB of tensors, %zu parameters\n", z->name, z->B * z->T / best,
+           100 * products / all, 100 * attention / all, 100 * (all - products - attention) / all, (double)(persistent.size + per_step.size) * 1e-9, params_count(&net.ps));
+    double kernels = 0;
+    printf("           of which");
+    for (int i = 0; charged[i].name; i++) {
+        kernels += charged[i].seconds;
+        if (charged[i].seconds > 0.01 * all) printf(" %s %.0f %%,", charged[i].name, 100 * charged[i].seconds / all);
+    }
+    printf(" outside of kernels %.0f %%\n", 100 * (all - kernels) / all);
+    net_free(&net);
+    free(c.id[TRAIN]), free(x), free(counted);
+}
+
+int main(int argc, char **argv) {
+    opt.threads = 0;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        bool wanted = argc == 1;
+        for (int a = 1; a < argc; a++) wanted = wanted || !strcmp(argv[a], sizes[i].name);
+        if (wanted) train(&sizes[i]);
+    }
+    return 0;
+}
