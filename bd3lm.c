@@ -324,7 +324,7 @@ static Tensor *forward(Net *net, Input in, const int *row, int N) {
         net->drop.stream++;
         x = gated_residual(x, linear(a, y->attn_out, NULL, LINEAR_ONLY), attn, net->drop);
 
-        h = linear(norm_modulate(x, y->norm2, mlp, c.eps), y->mlp0, y->mlp0_bias, GELU);
+        h = linear_hidden(norm_modulate(x, y->norm2, mlp, c.eps), y->mlp0, y->mlp0_bias, GELU);
         net->drop.stream++;
         x = gated_residual(x, linear(h, y->mlp2, y->mlp2_bias, LINEAR_ONLY), mlp, net->drop);
     }

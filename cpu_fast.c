@@ -93,8 +93,11 @@ static inline vec vact_derivative(vec x, Activation a) {
     return sig + x * sig * (1.0f - sig) * slope;
 }
 
-// i walks through n numbers in vectors of `count` numbers: VW, and what is left at the end
-#define FOR_VECTORS(n, i, count) for (size_t i = 0, count; i < (n) && (count = (n) - i < VW ? (n) - i : VW); i += VW)
+// i walks through n numbers in vectors of `count` numbers: VW, known to the compiler, and what is left at the end
+#define FOR_VECTORS(n, i, count, ...) do { \
+    size_t i = 0, n_ = (size_t)(n); \
+    for (; i + VW <= n_; i += VW) { const size_t count = VW; __VA_ARGS__; } \
+    if (i < n_) { const size_t count = n_ - i; __VA_ARGS__; } } while (0)
 
 // a vector of `count` numbers, completed with zeros
 static inline vec load(const float *p, size_t count) {
@@ -108,12 +111,16 @@ static inline void store(float *p, vec x, size_t count) {
     else for (size_t i = 0; i < count; i++) p[i] = x[i];
 }
 
-void activation_backward_fast(float *d, const float *pre, size_t n, Activation a) {
-    size_t part = 1 << 14;
+enum { PIECE = 1 << 14 };                       // numbers that a thread takes at a time
+void activation_forward_fast(float *out, const float *pre, size_t n, Activation a) {
     #pragma omp parallel for
-    for (size_t p = 0; p < n; p += part)
-        FOR_VECTORS(n - p < part ? n - p : part, i, count)
-            store(d + p + i, load(d + p + i, count) * vact_derivative(load(pre + p + i, count), a), count);
+    for (size_t p = 0; p < n; p += PIECE)
+        FOR_VECTORS(n - p < PIECE ? n - p : PIECE, i, count, store(out + p + i, vact(load(pre + p + i, count), a), count));
+}
+void activation_backward_fast(float *d, const float *pre, size_t n, Activation a) {
+    #pragma omp parallel for
+    for (size_t p = 0; p < n; p += PIECE)
+        FOR_VECTORS(n - p < PIECE ? n - p : PIECE, i, count, store(d + p + i, load(d + p + i, count) * vact_derivative(load(pre + p + i, count), a), count));
 }
 
 // ---- matrix product -----------------------------------------------------------------------------------------------------------
@@ -160,13 +167,12 @@ static void tile(int k, const float *a, const float *b, int add, float *C, size_
 
 static void epilogue(float *C, size_t ldc, const Epilogue *e, int i0, int i1, int j0, int j1) {
     for (int i = i0; i < i1; i++)
-        FOR_VECTORS((size_t)(j1 - j0), j, count) {
+        FOR_VECTORS(j1 - j0, j, count,
             size_t at = i*ldc + j0 + j;
             vec x = load(C + at, count);
             if (e->bias) x += load(e->bias + j0 + j, count);
             if (e->pre) store(e->pre + at, x, count);
-            store(C + at, vact(x, e->act), count);
-        }
+            store(C + at, vact(x, e->act), count));
 }
 
 // C (M,N) = [C +] A B with A(i,p) = A[i*ai + p*ap] (M,K) and B(p,j) = B[p*bp + j*bj] (K,N): the strides say which operand is transposed.
@@ -551,7 +557,7 @@ void cross_entropy_backward_fast(float *logits, const float *dloss, const float 
     for (int n = 0; n < N; n++) {
         float *row = logits + (size_t)n*V, d = (float)(*dloss * scale * weight[n]);
         if (weight[n] == 0) { memset(row, 0, V * sizeof(float)); continue; }
-        FOR_VECTORS((size_t)V, v, count) store(row + v, d * vexp(load(row + v, count) - lse[n]), count);
+        FOR_VECTORS(V, v, count, store(row + v, d * vexp(load(row + v, count) - lse[n]), count));
         row[target[n]] -= d;
         if (excluded >= 0) row[excluded] = 0;
     }

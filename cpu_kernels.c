@@ -115,6 +115,11 @@ void linear_backward_weight_cpu(real *dweight, real *dbias, const real *dpre, co
         }
 }
 
+void activation_forward_cpu(real *out, const real *pre, size_t n, Activation a) {
+    #pragma omp parallel for
+    for (size_t i = 0; i < n; i++) out[i] = act(pre[i], a);
+}
+
 void activation_backward_cpu(real *d, const real *pre, size_t n, Activation a) {
     #pragma omp parallel for
     for (size_t i = 0; i < n; i++) d[i] *= act_derivative(pre[i], a);
@@ -129,17 +134,19 @@ void norm_modulate_forward_cpu(real *out, real *mean, real *rstd, const real *x,
     for (int n = 0; n < N; n++) {
         const real *x_n = x + (size_t)n*C;
         real *out_n = out + (size_t)n*C;
-        double sum = 0, var = 0;
+        real sum = 0, var = 0;
+        #pragma omp simd reduction(+:sum)
         for (int c = 0; c < C; c++) sum += x_n[c];
-        double m = sum / C;
+        real m = sum / C;
+        #pragma omp simd reduction(+:var)
         for (int c = 0; c < C; c++) var += (x_n[c] - m) * (x_n[c] - m);
-        double r = 1 / sqrt(var / C + eps);
-        mean[n] = (real)m;
-        rstd[n] = (real)r;
+        real r = (real)(1 / sqrt((double)var / C + eps));
+        mean[n] = m;
+        rstd[n] = r;
         int g = group_of(group, n);
         const real *shift_g = shift && g >= 0 ? shift + (size_t)g*ld : NULL, *scale_g = scale && g >= 0 ? scale + (size_t)g*ld : NULL;
         for (int c = 0; c < C; c++) {
-            real y = (x_n[c] - (real)m) * (real)r * weight[c];
+            real y = (x_n[c] - m) * r * weight[c];
             out_n[c] = scale_g ? y * (1 + scale_g[c]) + shift_g[c] : y;
         }
     }
@@ -174,12 +181,14 @@ void norm_modulate_backward_cpu(real *dx, real *dweight, real *dshift, real *dsc
     #pragma omp parallel for
     for (int c0 = 0; c0 < C; c0 += part)
         for (int n = 0; n < N; n++) {
-            int g = group_of(group, n), modulated = scale && g >= 0;
-            for (int c = c0; c < min(C, c0 + part); c++) {
-                real d = dout[(size_t)n*C + c], xhat = (x[(size_t)n*C + c] - mean[n]) * rstd[n];
-                if (dweight) dweight[c] += d * (modulated ? 1 + scale[(size_t)g*ld + c] : 1) * xhat;
-                if (dscale && modulated) dscale[(size_t)g*ld + c] += d * xhat * weight[c], dshift[(size_t)g*ld + c] += d;
-            }
+            int g = group_of(group, n), modulated = scale && g >= 0, m = min(part, C - c0);
+            size_t mod = (size_t)(modulated ? g : 0)*ld + c0;
+            const real *dout_n = dout + (size_t)n*C + c0, *x_n = x + (size_t)n*C + c0, *w = weight + c0;
+            if (dweight && modulated) for (int c = 0; c < m; c++) dweight[c0 + c] += dout_n[c] * (1 + scale[mod + c]) * (x_n[c] - mean[n]) * rstd[n];
+            else if (dweight) for (int c = 0; c < m; c++) dweight[c0 + c] += dout_n[c] * (x_n[c] - mean[n]) * rstd[n];
+            if (!dscale || !modulated) continue;
+            for (int c = 0; c < m; c++) dscale[mod + c] += dout_n[c] * (x_n[c] - mean[n]) * rstd[n] * w[c];
+            for (int c = 0; c < m; c++) dshift[mod + c] += dout_n[c];
         }
 }
 
@@ -289,25 +298,30 @@ void attention_backward_cpu(real *dq, real *dk, real *dv, const real *dout, cons
 
 // ---- residual branch ----------------------------------------------------------------------------------------------------------
 
-// 0 for a dropped element, 1/(1-p) for one that stays, for the four columns c..c+3 of row n
-static void dropout_factors(real f[4], Dropout drop, int n, int c, int C) {
-    if (drop.p == 0) { f[0] = f[1] = f[2] = f[3] = 1; return; }
-    Philox x = philox(drop.seed, drop.stream, (uint64_t)n * ((C + 3) / 4) + c / 4);
-    for (int i = 0; i < 4; i++) f[i] = x.w[i] < drop.p * 4294967296.0 ? 0 : (real)(1 / (1 - drop.p));
+// The factors 0 or 1/(1-p) of the columns c0..c0+CHUNK-1 of row n, of which those beyond C mean nothing; c0 is a multiple of CHUNK
+enum { CHUNK = 64 };
+static void dropout_factors(real *f, Dropout drop, int n, int c0, int C) {
+    real keep = (real)(1 / (1 - drop.p));
+    uint64_t first = (uint64_t)n * (uint64_t)((C + 3) / 4) + (uint64_t)c0 / 4;
+    double limit = drop.p * 4294967296.0;
+    if (drop.p == 0) { for (int c = 0; c < CHUNK; c++) f[c] = 1; return; }
+    for (int i = 0; i < CHUNK; i += 4) {
+        Philox x = philox(drop.seed, drop.stream, first + (uint64_t)i / 4);
+        for (int k = 0; k < 4; k++) f[i + k] = x.w[k] < limit ? 0 : keep;
+    }
 }
 
 void gated_residual_forward_cpu(real *out, const real *x, const real *branch, const real *gate, const int *group, Dropout drop, int N, int C, int ld) {
     #pragma omp parallel for
     for (int n = 0; n < N; n++) {
         int g = group_of(group, n);
-        const real *gate_g = gate && g >= 0 ? gate + (size_t)g*ld : NULL;
-        for (int c0 = 0; c0 < C; c0 += 4) {
-            real f[4];
+        for (int c0 = 0; c0 < C; c0 += CHUNK) {
+            real f[CHUNK], *out_n = out + (size_t)n*C + c0;
+            const real *x_n = x + (size_t)n*C + c0, *branch_n = branch + (size_t)n*C + c0, *gate_g = gate + (size_t)g*ld + c0;
+            int m = min(CHUNK, C - c0);
             dropout_factors(f, drop, n, c0, C);
-            for (int c = c0; c < min(C, c0 + 4); c++) {
-                size_t i = (size_t)n*C + c;
-                out[i] = x[i] + (gate_g ? gate_g[c] : 1) * f[c - c0] * branch[i];
-            }
+            if (gate && g >= 0) for (int c = 0; c < m; c++) f[c] *= gate_g[c];
+            for (int c = 0; c < m; c++) out_n[c] = x_n[c] + f[c] * branch_n[c];
         }
     }
 }
@@ -315,21 +329,19 @@ void gated_residual_forward_cpu(real *out, const real *x, const real *branch, co
 // fwd: out = x + gate f branch      bwd: dx += dout;  dbranch += gate f dout;  dgate += sum over rows of f branch dout
 void gated_residual_backward_cpu(real *dx, real *dbranch, real *dgate, const real *dout, const real *branch, const real *gate, const int *group,
                                  Dropout drop, int N, int C, int ld) {
-    int part = columns_per_thread(C);
+    int part = (columns_per_thread(C) + CHUNK - 1) / CHUNK * CHUNK;
     #pragma omp parallel for
     for (int p0 = 0; p0 < C; p0 += part)
-        for (int n = 0; n < N; n++) {
-            int g = group_of(group, n), gated = gate && g >= 0;
-            for (int c0 = p0; c0 < min(C, p0 + part); c0 += 4) {
-                real f[4];
-                dropout_factors(f, drop, n, c0, C);
-                for (int c = c0; c < min(C, c0 + 4); c++) {
-                    size_t i = (size_t)n*C + c;
-                    if (dx) dx[i] += dout[i];
-                    if (dbranch) dbranch[i] += (gated ? gate[(size_t)g*ld + c] : 1) * f[c - c0] * dout[i];
-                    if (dgate && gated) dgate[(size_t)g*ld + c] += f[c - c0] * branch[i] * dout[i];
-                }
-            }
+        for (int n = 0; n < N; n++) for (int c0 = p0; c0 < min(C, p0 + part); c0 += CHUNK) {
+            int g = group_of(group, n), gated = gate && g >= 0, m = min(CHUNK, C - c0);
+            size_t at = (size_t)n*C + c0, mod = (size_t)(gated ? g : 0)*ld + c0;
+            const real *dout_n = dout + at;
+            real f[CHUNK];
+            dropout_factors(f, drop, n, c0, C);
+            if (dx) for (int c = 0; c < m; c++) dx[at + c] += dout_n[c];
+            if (dgate && gated) for (int c = 0; c < m; c++) dgate[mod + c] += f[c] * branch[at + c] * dout_n[c];
+            if (gated) for (int c = 0; c < m; c++) f[c] *= gate[mod + c];
+            if (dbranch) for (int c = 0; c < m; c++) dbranch[at + c] += f[c] * dout_n[c];
         }
 }
 

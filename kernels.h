@@ -72,6 +72,8 @@ typedef struct AdamW {
     F(linear_backward_inp, (real *dinp, const real *dpre, const real *weight, int N, int C, int OC, Precision how), (dinp, dpre, weight, N, C, OC, how)) \
     F(linear_backward_weight, (real *dweight, real *dbias, const real *dpre, const real *inp, int N, int C, int OC, Precision how), \
                               (dweight, dbias, dpre, inp, N, C, OC, how)) \
+    /* out (n) = act(pre) */ \
+    F(activation_forward, (real *out, const real *pre, size_t n, Activation act), (out, pre, n, act)) \
     /* d (n): on entry d(out), on exit d(pre) = d(out) act'(pre): overwrites */ \
     F(activation_backward, (real *d, const real *pre, size_t n, Activation act), (d, pre, n, act)) \
     /* Modulation, here and below: row n belongs to group[n] (group NULL: 0), and reads shift, scale, gate at group*ld + c; group -1: identity. */ \

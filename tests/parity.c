@@ -157,6 +157,17 @@ static void parity_linear_backward_weight(void) {
         drop_arrays();
     }
 }
+static void parity_activation_forward(void) {
+    FOR_SIZES(n) for (int act = LINEAR_ONLY; act <= SILU; act++) {
+        Array *out = array((size_t)n), *pre = array((size_t)n);
+        for (size_t i = 0; i < pre->n; i++) pre->d0[i] = pre->start[i] *= 6;
+        #define A(p) (out->p, pre->p, out->n, act)
+        CASE_F(activation_forward, 1e-6);
+        NAN_REACHES(activation_forward, cpu, A(f), 1); NAN_REACHES(activation_forward, fast, A(f), 1);
+        #undef A
+        drop_arrays();
+    }
+}
 static void parity_activation_backward(void) {
     FOR_SIZES(n) for (int act = LINEAR_ONLY; act <= SILU; act++) {
         Array *d = array((size_t)n), *pre = array((size_t)n);
