@@ -79,6 +79,8 @@ $(BUILD)/cpu64.o: cpu_kernels.c kernels.h $(BUILD)/flags
 	$(CC) $(CFLAGS) $(DOUBLE) -c $< -o $@
 $(BUILD)/parity: tests/parity.c cpu_fast.c $(BUILD)/cpu_kernels.o $(TEST_HEADERS) $(BUILD)/flags
 	$(CC) $(CFLAGS) $< $(BUILD)/cpu_kernels.o -o $@ $(LDLIBS) -ldl
+$(BUILD)/parity_amx: tests/parity.c tests/amx_emu.h cpu_fast.c $(BUILD)/cpu_kernels.o $(TEST_HEADERS) $(BUILD)/flags
+	$(CC) $(CFLAGS) -Wno-psabi -I. -DEMULATE_AMX $< $(BUILD)/cpu_kernels.o -o $@ $(LDLIBS) -ldl
 $(BUILD)/test_ops: tests/test_ops.c $(BUILD)/cpu64.o $(TEST_HEADERS) $(BUILD)/flags
 	$(CC) $(CFLAGS) $(DOUBLE) $< $(BUILD)/cpu64.o -o $@ $(LDLIBS)
 $(BUILD)/test_bd3lm64: tests/test_bd3lm.c bd3lm.c $(BUILD)/cpu64.o $(TEST_HEADERS) $(BUILD)/flags
@@ -91,7 +93,7 @@ $(BUILD)/bd3lm64: bd3lm.c $(BUILD)/cpu64.o $(HEADERS) $(BUILD)/flags
 	$(CC) $(CFLAGS) $(DOUBLE) $< $(BUILD)/cpu64.o -o $@ $(LDLIBS)
 
 # proves the programs right: kernels, gradients, the method's equalities, golden files, the command line      make test CC=clang OMP=0
-test: all $(TESTS) $(BUILD)/parity $(BUILD)/cpu64.so
+test: all $(TESTS) $(BUILD)/parity $(BUILD)/parity_amx $(BUILD)/cpu64.so
 	@BUILD=$(BUILD) sh tests/run.sh
 
 # the same under sanitizers, with the fake device, with clang, without OpenMP, for the baseline processor; all golden files of GOLDEN=DIR

@@ -35,13 +35,13 @@ typedef struct NetConfig {
 static struct {
     int layers, width, heads, cond, length, block, merges, steps, batch, warmup, seed, threads, samples, characters, draws;
     double lr, dropout, max_norm, ema, clip_min, clip_max, nucleus;
-    const char *data, *text, *charset, *objective, *out, *prompt, *split, *device;
+    const char *data, *text, *charset, *objective, *out, *prompt, *split, *device, *precision;
     bool resume, force, watch, quality, naive;
 } opt = {
     .layers = 2, .width = 96, .heads = 8, .cond = 128, .length = 64, .block = 4, .merges = 4000, .steps = 1800, .batch = 8, .warmup = 50, .seed = 1,
     .samples = 1, .characters = 512, .draws = 1,
     .lr = 1.5e-3, .max_norm = 1, .ema = 0.9999, .clip_min = 1e-3, .clip_max = 1, .nucleus = 0.9,
-    .data = "data/cache/kjv.txt", .text = "", .charset = "bytes", .objective = "bd3", .out = "out/bd3lm", .prompt = "", .split = "test", .device = "cpu",
+    .data = "data/cache/kjv.txt", .text = "", .charset = "bytes", .objective = "bd3", .out = "out/bd3lm", .prompt = "", .split = "test", .device = "cpu", .precision = "auto",
 };
 
 static Option options[] = {
@@ -80,6 +80,7 @@ static Option options[] = {
     {"force",    FLAG, &opt.force,     0, 1, " train ", "overwrite the checkpoint in --out", false, false},
     {"threads",  INT,  &opt.threads,   0, 4096, " train eval sample check ", "threads; 0: one for each core", false, false},
     {"device",   TEXT, &opt.device,    0, 0, " train eval sample check ", "cpu", false, false},
+    {"precision",TEXT, &opt.precision, 0, 0, " train eval sample ", "products in fp32 or bf16; auto: bf16 where the processor has a matrix unit", false, false},
     {"naive",    FLAG, &opt.naive,     0, 1, " train eval sample check ", "plain kernels only", false, false},
     {0},
 };
@@ -100,6 +101,10 @@ static void set_up(void) {
 #if !REAL_IS_DOUBLE
     naive = opt.naive;
 #endif
+    bool bf16 = !strcmp(opt.precision, "bf16"), choose = !strcmp(opt.precision, "auto");
+    if (!bf16 && !choose && strcmp(opt.precision, "fp32")) die("--precision %s: fp32, bf16 or auto", opt.precision);
+    precision = bf16 || (choose && has_matrix_unit() && !opt.naive && !REAL_IS_DOUBLE) ? BF16 : FP32;
+    opt.precision = precision == BF16 ? "bf16" : "fp32";           // what the configuration then shows
     if (!*opt.out) die("--out '': the name of a directory is needed");
     setvbuf(stdout, NULL, _IOLBF, 1 << 16);
 }

@@ -5,6 +5,12 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static int omp_get_num_threads(void) { return 1; }
+static int omp_get_thread_num(void) { return 0; }
+#endif
 
 #if defined(__AVX512F__)
 enum { VW = 16, MR = 8, NV = 3 };               // VW floats a vector; a register tile is MR rows x NV vectors, see tile()
@@ -201,6 +207,171 @@ static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, cons
     }
 }
 
+// ---- bf16 products on AMX tiles -------------------------------------------------------------------------------------------------
+// A tile register holds 16 x 16 pairs of bfloat16, and one instruction multiplies two of them. Where the processor has tiles and the kernel grants
+// them, BF16 runs here; elsewhere the float32 kernels take the rounded operands: the same numbers but for the order of their sums.
+// An operand is packed into tiles of 16 lines x 32 k; a line is a row of the left operand or a column of the right one. Pair q of a tile is
+// (k = q, k = q + 16): any pairing is right if both operands share it, and this one needs no shuffles. A left tile stands [line][pair], a right
+// one [pair][line]. Two tiles for each 32 k, one below the other, make a strip of 32 lines.
+
+#if defined(EMULATE_AMX)
+#include "tests/amx_emu.h"      // brings: the tile instructions in C, for tests on any machine
+#define AMX
+#define TILES
+bool has_matrix_unit(void) { return true; }
+#elif defined(__AVX512F__) && defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#define AMX
+#define TILES __attribute__((target("amx-tile,amx-bf16")))
+bool has_matrix_unit(void) {
+    enum { UNKNOWN, NO, YES, TILE_BIT = 1 << 24, BF16_BIT = 1 << 22, ASK_PERMISSION = 0x1023, TILE_DATA = 18 };
+    static int known;
+    unsigned a, b, c, d;
+    if (!known) known = __get_cpuid_count(7, 0, &a, &b, &c, &d) && d & TILE_BIT && d & BF16_BIT && !syscall(SYS_arch_prctl, ASK_PERMISSION, TILE_DATA) ? YES : NO;
+    return known == YES;
+}
+#else
+bool has_matrix_unit(void) { return false; }
+#endif
+
+#ifdef AMX
+enum { LINES = 32, DEPTH = 32, TILE_SIZE = 256 };       // lines of a strip; k of a tile; pairs in a tile
+typedef uint32_t pairs __attribute__((vector_size(64), aligned(4), may_alias));
+
+// 16 numbers in the low and 16 in the high halves, rounded to nearest, ties to even; NaN stays NaN
+static inline pairs rounded(pairs u) {
+    pairs nan = (pairs)((u & 0x7FFFFFFF) > 0x7F800000);
+    return ((u + 0x7FFF + (u >> 16 & 1)) & ~nan) | ((u | 0x00400000) & nan);
+}
+static inline pairs pair_up(const float *low, const float *high) { return rounded(*(const pairs *)low) >> 16 | (rounded(*(const pairs *)high) & 0xFFFF0000); }
+
+// 16 x 16: exchanges the off-diagonal blocks of 8, then 4, 2, 1
+#define PICK(b, l) ((l) + ((l) / (b) & 1) * (16 - (b)))
+#define PICKS(b, more) PICK(b, 0) + more, PICK(b, 1) + more, PICK(b, 2) + more, PICK(b, 3) + more, PICK(b, 4) + more, PICK(b, 5) + more, PICK(b, 6) + more, \
+    PICK(b, 7) + more, PICK(b, 8) + more, PICK(b, 9) + more, PICK(b, 10) + more, PICK(b, 11) + more, PICK(b, 12) + more, PICK(b, 13) + more, PICK(b, 14) + more, PICK(b, 15) + more
+#ifdef __clang__
+#define SHUFFLE16(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#else
+#define SHUFFLE16(x, y, ...) __builtin_shuffle(x, y, (pairs){__VA_ARGS__})
+#endif
+#define EXCHANGE(b) UNROLL for (int q = 0; q < 16; q++) if (!(q & b)) { \
+    pairs u = r[q], v = r[q + b]; r[q] = SHUFFLE16(u, v, PICKS(b, 0)), r[q + b] = SHUFFLE16(u, v, PICKS(b, b)); }
+
+// One tile of x(line l, p) = x[l*sl + p*sp], of which one stride is 1; h lines and d of k are there, the rest is zero
+static void pack_tile(uint32_t *tile, const float *x, size_t sl, size_t sp, int h, int d, int right) {
+    float edge[16 * DEPTH];
+    int along = sp == 1;                                // k is contiguous
+    if (h < 16 || d < DEPTH) {
+        memset(edge, 0, sizeof edge);
+        for (int l = 0; l < min(h, 16); l++) for (int p = 0; p < min(d, DEPTH); p++) edge[along ? l*DEPTH + p : p*16 + l] = x[l*sl + p*sp];
+        x = edge, sl = along ? DEPTH : 1, sp = along ? 1 : 16;
+    }
+    pairs r[16];
+    if (along) UNROLL for (int l = 0; l < 16; l++) r[l] = pair_up(x + l*sl, x + l*sl + 16);
+    else UNROLL for (int q = 0; q < 16; q++) r[q] = pair_up(x + q*sp, x + (q + 16)*sp);
+    if (along == right) { EXCHANGE(8) EXCHANGE(4) EXCHANGE(2) EXCHANGE(1) }
+    UNROLL for (int q = 0; q < 16; q++) *(pairs *)(tile + q*16) = r[q];
+}
+
+// The tiles from..to-1, counted in the order in which memory holds them, of `lines` lines of k numbers: strips [strip][k / DEPTH][2 tiles]
+static int tiles_of(int lines, int k) { return round_up(lines, LINES) / 16 * (round_up(k, DEPTH) / DEPTH); }
+static void pack_tiles(uint32_t *out, const float *x, int lines, int k, size_t sl, size_t sp, int right, int from, int to) {
+    int across = round_up(lines, LINES) / 16, along = round_up(k, DEPTH) / DEPTH;
+    for (int n = from; n < to; n++) {
+        int i = sp == 1 ? n / along : n % across, p = sp == 1 ? n % along : n / across;
+        uint32_t *tile = out + ((size_t)(i / 2 * along + p)*2 + i % 2) * TILE_SIZE;
+        if (16*i < lines) pack_tile(tile, x + 16*i*sl + DEPTH*p*sp, sl, sp, lines - 16*i, k - DEPTH*p, right);
+        else memset(tile, 0, TILE_SIZE * sizeof *tile);
+    }
+}
+static void pack_all(uint32_t *out, const float *x, int lines, int k, size_t sl, size_t sp, int right) {
+    pack_tiles(out, x, lines, k, sl, sp, right, 0, tiles_of(lines, k));
+}
+
+// the 8 tile registers of this thread: 16 rows of 64 bytes each
+TILES static void tiles_on(void) {
+    struct { uint8_t palette, start_row, zero[14]; uint16_t bytes[16]; uint8_t rows[16]; } config = {.palette = 1};
+    for (int t = 0; t < 8; t++) config.bytes[t] = 64, config.rows[t] = 16;
+    __asm__ volatile("" : : "r"(&config) : "memory");   // gcc 12 believes that only 8 bytes are read
+    _tile_loadconfig(&config);
+}
+TILES static void tiles_off(void) { _tile_release(); }
+
+// c (32,32) = [c +] strip a times strip b, over n * DEPTH of k
+TILES static void tile_block(int n, const uint32_t *a, const uint32_t *b, int add, float *c, size_t ldc) {
+    size_t ld = ldc * sizeof(float), row = 64;
+    float *below = c + 16*ldc;
+    if (add) {
+        _tile_loadd(0, c, ld); _tile_loadd(1, c + 16, ld); _tile_loadd(2, below, ld); _tile_loadd(3, below + 16, ld);
+    } else {
+        _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+    }
+    for (; n > 0; n--, a += 2*TILE_SIZE, b += 2*TILE_SIZE) {
+        _tile_loadd(4, a, row); _tile_loadd(6, b, row);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, b + TILE_SIZE, row);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, a + TILE_SIZE, row);
+        _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, c, ld); _tile_stored(1, c + 16, ld); _tile_stored(2, below, ld); _tile_stored(3, below + 16, ld);
+}
+// the same where only m x n of the 32 x 32 are there
+static void ragged_block(int depth, const uint32_t *a, const uint32_t *b, int add, float *C, size_t ldc, int m, int n) {
+    if (m >= LINES && n >= LINES) { tile_block(depth, a, b, add, C, ldc); return; }
+    float c[LINES * LINES];
+    tile_block(depth, a, b, 0, c, LINES);
+    for (int i = 0; i < min(m, LINES); i++)
+        for (int j = 0; j < min(n, LINES); j++) C[i*ldc + j] = (add ? C[i*ldc + j] : 0) + c[i*LINES + j];
+}
+
+// As gemm(). All threads pack a panel of B; then each packs 64 rows of A for itself and writes C along its rows, B coming from the L2 cache.
+static void tile_gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
+                      const Epilogue *e) {
+    enum { ROWS = 64, K_PANEL = 1536, N_PANEL = 2048, NEAR = 512 };     // NEAR: pairs of tiles of B, a megabyte
+    uint32_t *b = (uint32_t *)scratch(PANEL_B, (size_t)N_PANEL * K_PANEL / 2);
+    #pragma omp parallel if ((double)M * N * K > 3e5)
+    {
+        int threads = omp_get_num_threads(), me = omp_get_thread_num();
+        int rows = min(ROWS, round_up((M + threads - 1) / threads, LINES));
+        int columns = M > rows * (threads - 1) ? N_PANEL : round_up((min(N, N_PANEL) + threads - 1) / threads, LINES);   // few rows: threads share columns
+        uint32_t *a = (uint32_t *)scratch(PANEL_A, (size_t)ROWS * K_PANEL / 2);
+        tiles_on();
+        for (int j0 = 0; j0 < N; j0 += N_PANEL)
+        for (int p0 = 0; p0 < K; p0 += K_PANEL) {
+            int n = min(N_PANEL, N - j0), k = min(K_PANEL, K - p0), depth = round_up(k, DEPTH) / DEPTH, near = NEAR / depth * LINES, all = tiles_of(n, k);
+            pack_tiles(b, B + p0*bp + j0*bj, n, k, bj, bp, 1, (int)((long)all * me / threads), (int)((long)all * (me + 1) / threads));
+            #pragma omp barrier
+            #pragma omp for collapse(2) schedule(dynamic)
+            for (int i0 = 0; i0 < M; i0 += rows)
+            for (int jc = 0; jc < n; jc += columns) {
+                int m = min(rows, M - i0), j1 = min(jc + columns, n);
+                pack_all(a, A + i0*ai + p0*ap, m, k, ai, ap, 0);
+                for (int jn = jc; jn < j1; jn += near)
+                    for (int i = 0; i < m; i += LINES)
+                        for (int j = jn; j < min(jn + near, j1); j += LINES)
+                            ragged_block(depth, a + (size_t)i*depth*16, b + (size_t)j*depth*16, add || p0, C + (i0 + i)*ldc + j0 + j, ldc, m - i, n - j);
+                if (e && p0 + k == K) epilogue(C, ldc, e, i0, i0 + m, j0 + jc, j0 + j1);
+            }
+        }
+        tiles_off();
+    }
+}
+#endif
+
+// ---- linear layers --------------------------------------------------------------------------------------------------------------
+
+static void multiply(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
+                     const Epilogue *e, Precision how) {
+#ifdef AMX
+    if (how == BF16 && has_matrix_unit()) { tile_gemm(M, N, K, A, ai, ap, B, bp, bj, add, C, ldc, e); return; }
+#endif
+    gemm(M, N, K, A, ai, ap, B, bp, bj, add, C, ldc, e, how);
+}
+
 // Few rows: the weights are read once and as they are, in dot products of DM rows of inp with DN rows of weight.
 enum { FEW = 16, DM = VW == 16 ? 4 : 2, DN = 4 };
 static inline __attribute__((always_inline)) void dots(float *sum, const float *const *x, const float *const *w, const int m, int C) {
@@ -239,15 +410,15 @@ static void few_rows(float *out, const float *inp, const float *weight, int N, i
 void linear_forward_fast(float *out, float *pre, const float *inp, const float *weight, const float *bias, int N, int C, int OC, Activation act, Precision how) {
     Epilogue e = {bias, pre, act}, *finish = bias || pre || act ? &e : NULL;
     if (N <= FEW && how == FP32) few_rows(out, inp, weight, N, C, OC, finish);
-    else gemm(N, OC, C, inp, C, 1, weight, 1, C, 0, out, OC, finish, how);
+    else multiply(N, OC, C, inp, C, 1, weight, 1, C, 0, out, OC, finish, how);
 }
 
 void linear_backward_inp_fast(float *dinp, const float *dpre, const float *weight, int N, int C, int OC, Precision how) {
-    gemm(N, C, OC, dpre, OC, 1, weight, C, 1, 1, dinp, C, NULL, how);
+    multiply(N, C, OC, dpre, OC, 1, weight, C, 1, 1, dinp, C, NULL, how);
 }
 
 void linear_backward_weight_fast(float *dweight, float *dbias, const float *dpre, const float *inp, int N, int C, int OC, Precision how) {
-    gemm(OC, C, N, dpre, 1, OC, inp, C, 1, 1, dweight, C, NULL, how);
+    multiply(OC, C, N, dpre, 1, OC, inp, C, 1, 1, dweight, C, NULL, how);
     if (!dbias) return;
     int part = 64;
     #pragma omp parallel for
@@ -397,8 +568,193 @@ static Part *find_parts(const Span *span, int T, int Tk, int *parts) {
     return part;
 }
 
+// ---- attention on AMX tiles -----------------------------------------------------------------------------------------------------
+// 32 rows x 32 keys make a block. The blocks that some row of a tile of 32 rows sees are computed one after the other; where not all rows see all
+// keys of a block, hide_block() does the rest. Scores stand block by block, so that a block is contiguous.
+#ifdef AMX
+
+// Of 32 rows: interval i of the one that starts first, last; that ends first, last
+typedef struct Reach { int first[2], start[2], end[2], last[2]; } Reach;
+static Reach reach_of(const Span *span, int rows, int base) {
+    Reach x = {{INT32_MAX, INT32_MAX}, {0, 0}, {INT32_MAX, INT32_MAX}, {0, 0}};
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < 2; i++) {
+            int lo = span[r].lo[i] - base, hi = span[r].hi[i] - base;
+            if (lo >= hi) { x.end[i] = 0; continue; }   // one that sees nothing: no block is seen by all
+            x.first[i] = min(x.first[i], lo), x.start[i] = max(x.start[i], lo);
+            x.end[i] = min(x.end[i], hi), x.last[i] = max(x.last[i], hi);
+        }
+    return x;
+}
+static int some_see(const Reach *x, int j) { return (x->first[0] < j + LINES && j < x->last[0]) || (x->first[1] < j + LINES && j < x->last[1]); }
+static int all_see(const Reach *x, int j) { return (x->start[0] <= j && j + LINES <= x->end[0]) || (x->start[1] <= j && j + LINES <= x->end[1]); }
+
+// s (32,32) = value where row r does not see key j + column
+static void hide_block(float *s, const Span *span, int rows, int j, float value) {
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < LINES; c++) {
+            int x = j + c, sees = ((x >= span[r].lo[0]) & (x < span[r].hi[0])) | ((x >= span[r].lo[1]) & (x < span[r].hi[1]));
+            s[r*LINES + c] = sees ? s[r*LINES + c] : value;
+        }
+}
+
+// c (32, D) = the packed blocks a (n of them) times the keys key[0..n-1] of b, packed with columns of HS as lines
+static void combine_blocks(float *c, int D, const uint32_t *a, const int *key, int n, const uint32_t *b, int keys) {
+    int along = round_up(keys, DEPTH) / DEPTH;
+    for (int d = 0; d < D; d += LINES)
+        for (int i = 0, run; i < n; i += run) {
+            for (run = 1; i + run < n && key[i + run] == key[i + run - 1] + LINES; run++);
+            tile_block(run, a + (size_t)i*2*TILE_SIZE, b + ((size_t)(d / LINES)*along + key[i] / DEPTH)*2*TILE_SIZE, i > 0, c + d, D);
+        }
+}
+
+static void tile_attention_forward(float *out, float *lse, const float *q, const float *k, const float *v, const Span *span,
+                                   int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv) {
+    int D = round_up(HS, DEPTH), depth = D / DEPTH, parts;
+    float scale = 1 / sqrtf(HS);
+    const Part *part = find_parts(span, Tq, Tk, &parts);
+    #pragma omp parallel
+    {
+        tiles_on();
+        #pragma omp for collapse(3) schedule(dynamic)
+        for (int b = 0; b < B; b++)
+        for (int h = 0; h < NH; h++)
+        for (int i = 0; i < parts; i++) {
+            int base = part[i].k0, keys = part[i].k1 - base, all = round_up(keys, LINES), most = all / LINES;
+            size_t head_q = (size_t)b*Tq*ldq + h*HS, head_k = ((size_t)b*Tk + base)*ldkv + h*HS, operand = (size_t)all * D / 2, block = LINES * LINES;
+            uint32_t *kp = (uint32_t *)scratch(TRANSPOSED, 2*operand), *vp = kp + operand, *qp = (uint32_t *)scratch(TILE, LINES * D / 2 + most), *p = (uint32_t *)scratch(PADDED, most * block / 2);
+            float *s = scratch(SCORES, most * block + (size_t)LINES * D), *out_tile = s + most * block;
+            int *key = (int *)qp + LINES * D / 2;
+            pack_all(kp, k + head_k, keys, HS, ldkv, 1, 1);
+            pack_all(vp, v + head_k, HS, keys, 1, ldkv, 1);
+            for (int t = part[i].t0; t < part[i].t1; t += LINES) {
+                int rows = min(LINES, part[i].t1 - t), n = 0;
+                const Span *see = span + t;
+                Reach reach = reach_of(see, rows, base);
+
+                // pass 1: scores and their maxima
+                vec tops[LINES];
+                float top[LINES], sum[LINES];
+                pack_all(qp, q + head_q + (size_t)t*ldq, rows, HS, ldq, 1, 0);
+                for (int r = 0; r < LINES; r++) tops[r] = (vec){0} - INFINITY;
+                for (int j = 0; j < keys; j += LINES) if (some_see(&reach, j)) {
+                    float *s_j = s + n*block;
+                    tile_block(depth, qp, kp + (size_t)j * D / 2, 0, s_j, LINES);
+                    if (!all_see(&reach, j)) hide_block(s_j, see, rows, base + j, -INFINITY);
+                    for (int r = 0; r < rows; r++) for (int c = 0; c < LINES; c += VW) { vec y = *(vec *)(s_j + r*LINES + c); tops[r] = choose(y > tops[r], y, tops[r]); }
+                    key[n++] = j;
+                }
+
+                // pass 2: softmax, not yet divided by its sum
+                vec sums[LINES];
+                for (int r = 0; r < rows; r++) {
+                    top[r] = -INFINITY, sums[r] = (vec){0};
+                    for (int l = 0; l < VW; l++) if (!(tops[r][l] <= top[r])) top[r] = tops[r][l];
+                    if (see[r].lo[0] >= see[r].hi[0] && see[r].lo[1] >= see[r].hi[1]) top[r] = 0;
+                }
+                for (int a = 0; a < n; a++) {
+                    float *s_a = s + a*block;
+                    for (int r = 0; r < rows; r++)
+                        for (int c = 0; c < LINES; c += VW) {
+                            vec y = vexp((*(vec *)(s_a + r*LINES + c) - top[r]) * scale);
+                            *(vec *)(s_a + r*LINES + c) = y;
+                            sums[r] += y;
+                        }
+                    pack_all(p + a*block / 2, s_a, rows, LINES, LINES, 1, 0);
+                }
+
+                // pass 3: weighted sum of values
+                combine_blocks(out_tile, D, p, key, n, vp, keys);
+                for (int r = 0; r < rows; r++) {
+                    sum[r] = 0;
+                    for (int l = 0; l < VW; l++) sum[r] += sums[r][l];
+                    float *out_r = out + (((size_t)b*Tq + t + r)*NH + h)*HS, factor = sum[r] == 0 ? 0 : 1 / sum[r];
+                    for (int d = 0; d < HS; d++) out_r[d] = n ? out_tile[r*D + d] * factor : 0;
+                    lse[((size_t)b*NH + h)*Tq + t + r] = top[r] * scale + logf(sum[r]);
+                }
+            }
+        }
+        tiles_off();
+    }
+}
+
+static void tile_attention_backward(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse, const float *q, const float *k,
+                                    const float *v, const Span *span, int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv) {
+    int D = round_up(HS, DEPTH), depth = D / DEPTH, C = NH*HS, parts;
+    float scale = 1 / sqrtf(HS);
+    const Part *part = find_parts(span, Tq, Tk, &parts);
+    #pragma omp parallel
+    {
+        tiles_on();
+        #pragma omp for collapse(3) schedule(dynamic)
+        for (int b = 0; b < B; b++)
+        for (int h = 0; h < NH; h++)
+        for (int i = 0; i < parts; i++) {
+            int base = part[i].k0, keys = part[i].k1 - base, all = round_up(keys, LINES), most = all / LINES;
+            size_t head_q = (size_t)b*Tq*ldq + h*HS, head_k = ((size_t)b*Tk + base)*ldkv + h*HS, head_out = (size_t)b*Tq*C + h*HS;
+            size_t operand = (size_t)all * D / 2, block = LINES * LINES, few = LINES * D / 2;
+            uint32_t *kp = (uint32_t *)scratch(TRANSPOSED, 3*operand), *vp = kp + operand, *kc = vp + operand;      // K, V, and K with its columns as lines
+            uint32_t *left = (uint32_t *)scratch(TILE, 4*few + most), *dout_left = left + few, *right = dout_left + few, *dout_right = right + few;
+            uint32_t *ds_packed = (uint32_t *)scratch(SCORES, most * block / 2);
+            float *dk_p = scratch(PADDED, 2*(size_t)all*D + LINES * D), *dv_p = dk_p + (size_t)all*D, *dq_tile = dv_p + (size_t)all*D;
+            int *key = (int *)(left + 4*few);
+            pack_all(kp, k + head_k, keys, HS, ldkv, 1, 1);
+            pack_all(vp, v + head_k, keys, HS, ldkv, 1, 1);
+            pack_all(kc, k + head_k, HS, keys, 1, ldkv, 1);
+            memset(dk_p, 0, (size_t)2*all*D * sizeof(float));
+            for (int t = part[i].t0; t < part[i].t1; t += LINES) {
+                int rows = min(LINES, part[i].t1 - t), n = 0;
+                const Span *see = span + t;
+                const float *q_t = q + head_q + (size_t)t*ldq, *dout_t = dout + head_out + (size_t)t*C, *out_t = out + head_out + (size_t)t*C;
+                const float *lse_t = lse + ((size_t)b*NH + h)*Tq + t;
+                Reach reach = reach_of(see, rows, base);
+                float delta[LINES] = {0};
+                pack_all(left, q_t, rows, HS, ldq, 1, 0), pack_all(dout_left, dout_t, rows, HS, C, 1, 0);
+                pack_all(right, q_t, HS, rows, 1, ldq, 1), pack_all(dout_right, dout_t, HS, rows, 1, C, 1);
+                for (int r = 0; r < rows; r++) for (int d = 0; d < HS; d++) delta[r] += dout_t[(size_t)r*C + d] * out_t[(size_t)r*C + d];
+
+                for (int j = 0; j < keys; j += LINES) if (some_see(&reach, j)) {
+                    // pass 1: scores and dp; p = exp(scores - lse), ds = p (dp - dout.out), both 0 where a row does not see a key
+                    float p[LINES * LINES], ds[LINES * LINES];
+                    uint32_t turned[2 * TILE_SIZE];
+                    tile_block(depth, left, kp + (size_t)j * D / 2, 0, p, LINES);
+                    tile_block(depth, dout_left, vp + (size_t)j * D / 2, 0, ds, LINES);
+                    for (int r = 0; r < rows; r++)
+                        for (int c = 0; c < LINES; c += VW) {
+                            vec y = vexp(*(vec *)(p + r*LINES + c) * scale - lse_t[r]);
+                            *(vec *)(p + r*LINES + c) = y;
+                            *(vec *)(ds + r*LINES + c) = y * (*(vec *)(ds + r*LINES + c) - delta[r]);
+                        }
+                    if (!all_see(&reach, j)) hide_block(p, see, rows, base + j, 0), hide_block(ds, see, rows, base + j, 0);
+
+                    // pass 2: dk_j += ds_j q (scaled at the end), dv_j += p_j dout; ds is kept for dq
+                    pack_all(ds_packed + n*block / 2, ds, rows, LINES, LINES, 1, 0);
+                    pack_all(turned, ds, LINES, rows, 1, LINES, 0);
+                    for (int d = 0; d < D; d += LINES) tile_block(1, turned, right + d*LINES / 2, 1, dk_p + (size_t)j*D + d, D);
+                    pack_all(turned, p, LINES, rows, 1, LINES, 0);
+                    for (int d = 0; d < D; d += LINES) tile_block(1, turned, dout_right + d*LINES / 2, 1, dv_p + (size_t)j*D + d, D);
+                    key[n++] = j;
+                }
+
+                // pass 3: dq += scale ds k
+                combine_blocks(dq_tile, D, ds_packed, key, n, kc, keys);
+                for (int r = 0; n && r < rows; r++) for (int d = 0; d < HS; d++) dq[head_q + (size_t)(t + r)*ldq + d] += scale * dq_tile[r*D + d];
+            }
+            for (int j = 0; j < keys; j++) for (int d = 0; d < HS; d++) {
+                dk[head_k + (size_t)j*ldkv + d] += scale * dk_p[(size_t)j*D + d];
+                dv[head_k + (size_t)j*ldkv + d] += dv_p[(size_t)j*D + d];
+            }
+        }
+        tiles_off();
+    }
+}
+#endif
+
 void attention_forward_fast(float *out, float *lse, const float *q, const float *k, const float *v, const Span *span,
                             int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, Precision how) {
+#ifdef AMX
+    if (how == BF16 && has_matrix_unit()) { tile_attention_forward(out, lse, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv); return; }
+#endif
     int D = round_up(HS, VW), parts;
     float scale = 1 / sqrtf(HS);
     const Part *part = find_parts(span, Tq, Tk, &parts);
@@ -448,6 +804,9 @@ void attention_forward_fast(float *out, float *lse, const float *q, const float 
 
 void attention_backward_fast(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse, const float *q, const float *k,
                              const float *v, const Span *span, int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, Precision how) {
+#ifdef AMX
+    if (how == BF16 && has_matrix_unit()) { tile_attention_backward(dq, dk, dv, dout, out, lse, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv); return; }
+#endif
     int D = round_up(HS, VW), C = NH*HS, parts;
     float scale = 1 / sqrtf(HS);
     const Part *part = find_parts(span, Tq, Tk, &parts);

@@ -8,6 +8,7 @@
 // `real` is a macro: float in the programs, double for gradient checks and for the oracle of tests/parity.c.
 // Letters: B batch, T rows (positions) of one sequence, C width, N rows in all (mostly B*T), NH heads, HS head size, V vocabulary.
 #pragma once
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -124,6 +125,7 @@ extern "C" {
 #define DECLARE(name, params, args)      void name##_cpu params;
 #define DECLARE_FAST(name, params, args) void name##_cpu params; void name##_fast params;
 KERNELS(DECLARE, DECLARE_FAST)
+bool has_matrix_unit(void);                     // of this CPU: bf16 is then much faster than float32
 #ifdef __cplusplus
 }
 #endif

@@ -280,6 +280,7 @@ static void check_golden(Golden *g) {
 
 static int run_check(int files, char **file) {
     set_up();
+    precision = FP32;                                   // whatever the processor has
     Golden g = {0};
     for (int i = 0; i < files; i++) {
         size_t size;

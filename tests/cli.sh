@@ -75,6 +75,12 @@ expect 0 '' $train --force --steps 3 --threads 1 --warmup 0 --clip-grad 0 --drop
 # next to nothing is ever masked
 expect 0 '' $train --force --steps 4 --batch 1 --length 2 --block 1 --clip-max 0.01 --vocab 0 --out "$dir/nothing"
 expect 0 '' $train --force --steps 3 --naive --out "$dir/plain"
+expect 0 '' $train --steps 12 --precision bf16 --threads 2 --out "$dir/bf16"
+says 'precision=bf16'
+expect 0 '' $train --steps 12 --precision bf16 --threads 1 --out "$dir/bf16_1"
+if cmp -s "$dir/bf16/bd3lm.safetensors" "$dir/bf16_1/bd3lm.safetensors"; then ok; else fail "bf16: 1 and 2 threads differ"; fi
+if cmp -s "$dir/bf16/bd3lm.safetensors" "$dir/whole/bd3lm.safetensors"; then fail "bf16 changes nothing"; else ok; fi
+expect 1 'fp32, bf16 or auto' $train --steps 2 --precision half --out "$dir/half"
 expect 0 '' ./bd3lm sample --out "$dir/whole" --samples 900 --chars 8
 expect 0 '' ./bd3lm --help
 expect 0 '' ./bd3lm train --help
