@@ -352,6 +352,7 @@ static Loss mean_loss(Net *net, Tensor *logits, const int *target, const double 
 // L_BD = E sum_b w(tau_b) * -log p(x^b | x_tau^b, x^<b), the mean over all counted tokens, masked or not.                               (Eq. 8)
 // x, x_tau, counted (B,T) 1 or 0; w (B, T/block). One block sees no clean tokens: nothing is doubled (MDLM).
 // Only masked tokens go through the output layer (SUBS: the others cost nothing); all_logits: all B*T do, for those who want to look at them.
+// In a dry run all are masked but one, since a BOS never is.
 static Loss bd3_loss(Net *net, const int *x, const int *x_tau, const double *w, const int *counted, int B, int T, int block, bool all_logits) {
     int N = 0, copies = T == block ? 1 : 2, S = copies * T;                 // N rows are predicted, of the S rows of each sequence
     int *id = HOST(int, B * S), *position = HOST(int, S), *row = HOST(int, B*T), *target = HOST(int, B*T);
@@ -365,7 +366,7 @@ static Loss bd3_loss(Net *net, const int *x, const int *x_tau, const double *w, 
             if (copies == 2) id[b*S + T + t] = x[i];
             n_counted += counted[i];
             bool masked = counted[i] && x_tau[i] == net->c.mask;
-            if (masked || all_logits || dry) row[N] = b*S + t, target[N] = x[i], weight[N] = masked ? w[i / block] : 0, N++;
+            if (masked || all_logits || (dry && i > 0)) row[N] = b*S + t, target[N] = x[i], weight[N] = masked ? w[i / block] : 0, N++;
         }
     return mean_loss(net, forward(net, (Input){B, S, -1, id, position, span}, row, N), target, weight, n_counted);
 }

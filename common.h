@@ -199,9 +199,9 @@ static void *record(void (*back)(const void *), Tensor *out, bool in_place, size
 }
 #define RECORD(type, back, out, ...) (*(type *)record(back, out, false, sizeof(type)) = (type){out, __VA_ARGS__})
 
-// Activation gradients are recycled: a buffer is free again once backward() has left the node that made its tensor. Sizes repeat, so a
-// buffer is reused by the next tensor of its size.
-static struct { size_t size; real *buffer; } recycled[256];
+// Activation gradients are recycled: a buffer is free again once backward() has left the node that made its tensor. Shapes repeat, so a
+// buffer is reused by the next tensor of its shape. (Of its size would not do: sizes that happen to be equal in a dry run need not be in a step.)
+static struct { int rows, C; real *buffer; } recycled[256];
 static int n_recycled;
 
 static bool wants(const Tensor *x) {
@@ -213,13 +213,14 @@ static real *grad_of(Tensor *x) {
     if (!wants(x)) return NULL;
     if (x->grad) return x->grad;
     for (int i = n_recycled - 1; i >= 0 && !x->grad; i--)
-        if (recycled[i].size == count(x)) { x->grad = recycled[i].buffer; recycled[i] = recycled[--n_recycled]; }
+        if (recycled[i].rows == rows(x) && recycled[i].C == x->C) { x->grad = recycled[i].buffer; recycled[i] = recycled[--n_recycled]; }
     if (!x->grad) x->grad = arena_take(&per_step, count(x) * sizeof(real));
     fill(x->grad, 0, count(x));
     return x->grad;
 }
 static void recycle(Tensor *x) {                        // where cross_entropy has written the gradient over the data, there is no buffer
-    if (x->grad && x->grad != x->data && n_recycled < 256) { recycled[n_recycled].size = count(x); recycled[n_recycled++].buffer = x->grad; }
+    if (x->grad && x->grad != x->data && n_recycled < 256)
+        recycled[n_recycled].rows = rows(x), recycled[n_recycled].C = x->C, recycled[n_recycled++].buffer = x->grad;
     x->grad = NULL;
 }
 
