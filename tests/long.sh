@@ -1,5 +1,5 @@
 #!/bin/sh
-# What `make test` cannot do in three minutes: sanitizers with the fake device, the other compiler, no OpenMP, the baseline processor.
+# What `make test` cannot do in three minutes: sanitizers with the fake device, the other compiler, no OpenMP, the baseline processor, Arm.
 # Each part must report its counts; the last line adds them up.
 set -u
 passed=0 failed=0
@@ -31,6 +31,18 @@ for cc in gcc clang; do
 done
 part "gcc, baseline processor: make test" make CC=gcc ARCH= BUILD=build/baseline test
 
+# Arm: cross-compiled, run by qemu
+arm=aarch64-linux-gnu-gcc
+if command -v $arm >/dev/null && command -v qemu-aarch64 >/dev/null; then
+    dir=build/arm64
+    part "arm64: no warnings" quiet make CC=$arm ARCH= BUILD=$dir $dir/parity $dir/cpu64.so $dir/test_bd3lm $dir/test_check
+    on_arm() { QEMU_LD_PREFIX=/usr/aarch64-linux-gnu OMP_NUM_THREADS=1 qemu-aarch64 "$@"; }
+    part "arm64: parity" on_arm $dir/parity $dir/cpu64.so
+    part "arm64: test_bd3lm, float" on_arm $dir/test_bd3lm
+    part "arm64: golden files, and that they can fail" on_arm $dir/test_check $(sh tests/supported.sh tests/golden/bd3lm)
+else echo "         skipped: no $arm and qemu-aarch64"
+fi
+
 # sanitizers and the fake device: the tests, then the program
 san="-std=gnu11 -O1 -g -fno-math-errno -fopenmp -fsanitize=address,undefined -fno-sanitize-recover=undefined -DFAKE_DEVICE"
 dir=build/sanitized
@@ -44,6 +56,7 @@ part "sanitized: test_ops" build_and_run test_ops "-Dreal=double tests/test_ops.
 part "sanitized: test_bd3lm, float" build_and_run test_bd3lm tests/test_bd3lm.c "cpu_kernels.c cpu_fast.c"
 part "sanitized: check" build_and_run bd3lm bd3lm.c "cpu_kernels.c cpu_fast.c" check $golden
 part "sanitized: parity" build_and_run parity tests/parity.c cpu_kernels.c $dir/cpu64.so
+part "sanitized: parity on emulated tiles" build_and_run parity_amx "-I. -Wno-psabi -DEMULATE_AMX tests/parity.c" cpu_kernels.c $dir/cpu64.so
 
 # the program itself, as `make debug` builds it
 debug_program() {
