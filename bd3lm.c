@@ -404,20 +404,30 @@ static Loss draw_loss(Net *net, const int *x, const int *counted, int B, int T, 
 // ---- 6. sampling --------------------------------------------------------------------------------------------------------------
 // Everything about probabilities is in double with 53-bit uniforms: samplers of many steps are distorted by less (Zheng et al. 2024).
 
-// Nucleus: of the tokens sorted by probability keep those whose running total is at most `top`, and always the first.
+// The likeliest token on top of a heap of n; of equally likely ones the first. Entry i sinks to its place.
 typedef struct { double p; int v; } Ranked;
-static int by_probability(const void *a, const void *b) {
-    const Ranked *x = a, *y = b;
-    return x->p != y->p ? (x->p < y->p) - (x->p > y->p) : x->v - y->v;
+static bool ahead(Ranked a, Ranked b) { return a.p > b.p || (a.p == b.p && a.v < b.v); }
+static void sink(Ranked *heap, int n, int i) {
+    for (int child; (child = 2*i + 1) < n; i = child) {
+        if (child + 1 < n && ahead(heap[child + 1], heap[child])) child++;
+        if (ahead(heap[i], heap[child])) return;
+        Ranked swap = heap[i];
+        heap[i] = heap[child], heap[child] = swap;
+    }
 }
-static void nucleus(double *p, int V, double top, Ranked *scratch) {
+
+// Nucleus: of the tokens sorted by probability keep those whose running total is at most `top`, and always the first. heap (V) is scratch.
+static void nucleus(double *p, int V, double top, Ranked *heap) {
     if (top >= 1) return;
-    for (int v = 0; v < V; v++) scratch[v] = (Ranked){p[v], v};
-    qsort(scratch, (size_t)V, sizeof *scratch, by_probability);
-    double running = scratch[0].p, kept = running;
-    for (int i = 1; i < V; i++) {
-        running += scratch[i].p;
-        if (running <= top) kept = running; else p[scratch[i].v] = 0;
+    for (int v = 0; v < V; v++) heap[v] = (Ranked){p[v], v}, p[v] = 0;
+    for (int i = V / 2 - 1; i >= 0; i--) sink(heap, V, i);
+    double running = 0, kept = 0;
+    for (int n = V; n > 0; sink(heap, n, 0)) {
+        Ranked best = heap[0];
+        running += best.p;
+        if (n < V && !(running <= top)) break;
+        p[best.v] = best.p, kept = running;
+        heap[0] = heap[--n];
     }
     for (int v = 0; v < V; v++) p[v] /= kept;
 }

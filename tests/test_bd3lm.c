@@ -388,6 +388,23 @@ static void test_pieces(void) {
     CHECK(p[0] == 0 && p[2] == 0, "%g %g", p[0], p[2]);
     nucleus(q, 4, 0.1, scratch);
     CHECK(q[1] == 1 && q[0] == 0 && q[2] == 0 && q[3] == 0, "greedy");
+    for (int round = 0; round < 200; round++) {          // the heap against picking the largest again and again; few different values, so many ties
+        enum { V = 23 };
+        double law[V], want[V] = {0}, total = 0, running = 0, kept = 0, top = round % 10 / 10.0;
+        Ranked heap[V];
+        bool used[V] = {false};
+        for (int v = 0; v < V; v++) total += law[v] = below(&r, 6) * below(&r, 4);
+        for (int v = 0; v < V; v++) law[v] /= total;
+        for (int n = 0; n < V; n++) {
+            int best = -1;
+            for (int v = 0; v < V; v++) if (!used[v] && (best < 0 || law[v] > law[best])) best = v;
+            used[best] = true;
+            if ((running += law[best]) > top && n) break;
+            want[best] = law[best], kept = running;
+        }
+        nucleus(law, V, top, heap);
+        for (int v = 0; v < V; v++) CHECK(law[v] == want[v] / kept, "round %d, token %d: %g, not %g", round, v, law[v], want[v] / kept);
+    }
 
     // as coded: weight 1 as soon as clip_min is above 1/2
     CHECK(coded_weight(0.7, 0.55) == 1 && coded_weight(0.7, 0.5) == nelbo_weight(0.7) && nelbo_weight(0.7) == 1/0.7, "weights");
