@@ -8,7 +8,7 @@
 
    Start reading at METHOD (section 3), then loss (5), sampling (6), then the network (4). One step further down is common.h (ops),
    then cpu_kernels.c.
-   Not here: ancestral sampling, stop rules, search of the clipping interval, SEDD.
+   Not here: stop rules, search of the clipping interval, SEDD.
 
    paper             here                                    (t is always a position in this repository, never a level)
    L, L', B          T, block, T / block                     tokens of a sequence, tokens of a block, blocks
@@ -33,15 +33,17 @@ typedef struct NetConfig {
 } NetConfig;
 
 static struct {
-    int layers, width, heads, cond, length, block, merges, steps, batch, warmup, seed, threads, samples, characters, draws;
+    int layers, width, heads, cond, length, block, merges, steps, batch, warmup, seed, threads, samples, characters, draws, sampling_steps;
     double lr, dropout, max_norm, ema, clip_min, clip_max, nucleus;
-    const char *data, *text, *charset, *objective, *out, *prompt, *split, *device, *precision;
+    const char *data, *text, *charset, *objective, *out, *prompt, *split, *device, *sampler,
+        *precision;
     bool resume, force, watch, quality, naive;
 } opt = {
     .layers = 2, .width = 96, .heads = 8, .cond = 128, .length = 64, .block = 4, .merges = 4000, .steps = 1800, .batch = 8, .warmup = 50, .seed = 1,
-    .samples = 1, .characters = 512, .draws = 1,
+    .samples = 1, .characters = 512, .draws = 1, .sampling_steps = 1000,
     .lr = 1.5e-3, .max_norm = 1, .ema = 0.9999, .clip_min = 1e-3, .clip_max = 1, .nucleus = 0.9,
     .data = "data/cache/kjv.txt", .text = "", .charset = "bytes", .objective = "bd3", .out = "out/bd3lm", .prompt = "", .split = "test", .device = "cpu", .precision = "auto",
+    .sampler = "first_hitting",
 };
 
 static Option options[] = {
@@ -69,6 +71,8 @@ static Option options[] = {
     {"seed",     INT,  &opt.seed,      0, 2147483647, " train eval sample ", "seed of all randomness", true, false},
     {"samples",  INT,  &opt.samples,   1, 1000, " sample ", "texts to write, side by side", false, false},
     {"chars",    INT,  &opt.characters,1, 1e6, " sample ", "bytes of each text, the prompt included", false, false},
+    {"sampler",  TEXT, &opt.sampler,   0, 0, " sample ", "first_hitting: one token a pass, or ancestral: steps down the levels", false, false},
+    {"sampling-steps", INT, &opt.sampling_steps, 1, 1e6, " sample ", "steps of --sampler ancestral in each block (T)", false, false},
     {"nucleus",  REAL, &opt.nucleus,   0, 1, " sample ", "keep the most likely tokens up to this total probability; 1: all, 0: the likeliest alone", false, false},
     {"prompt",   TEXT, &opt.prompt,    0, 0, " sample ", "beginning of the text", false, false},
     {"watch",    FLAG, &opt.watch,     0, 1, " sample ", "show the masks of the first text turn into words", false, false},
@@ -212,6 +216,15 @@ static void subs_log_probs(double *log_p, const real *logits, int V, int mask, i
     for (int v = 0; v < V; v++) if (v != mask) sum += exp((double)logits[v] - top);
     double log_sum = top + log(sum);
     for (int v = 0; v < V; v++) if (v != mask) log_p[v] = (double)logits[v] - log_sum;
+}
+
+// One step back in time, from level tau to level `to`, where the network says x ~ p: an uncovered token stays what it is; MASK stays MASK   (Sec. 3.1)
+// with probability (1 - alpha(to)) / (1 - alpha(tau)), and otherwise becomes a token drawn from p.
+// q (V), p (V) the prediction, current: the token that stands there
+static void ancestral_law(double *q, const double *p, int V, int mask, int current, double tau, double to) {
+    double stay = current == mask ? mask_prob(to) / mask_prob(tau) : 0;
+    for (int v = 0; v < V; v++) q[v] = (1 - stay) * p[v];
+    q[mask] += stay;
 }
 
 // ---- 4. network ---------------------------------------------------------------------------------------------------------------
@@ -446,70 +459,122 @@ static int categorical(const double *p, int V, Rng *r) {
 typedef struct Sampler {
     Net *net;
     int B, L, block;                                    // sequences side by side; tokens that each has room for; tokens of a block (1: AR)
-    int *x, *pick;                                      // (B,L), MASK where nothing is known yet; (B) the position in the block that comes next
-    double top, *p;                                     // nucleus; (V) scratch, as is ranked
-    Ranked *ranked;
+    int *x, *row;                                       // (B,L), MASK where nothing is known yet; (B*block) the rows that are predicted next
+    int steps;                                          // of ancestral sampling, in each block; 0: first-hitting
+    double top;                                         // nucleus
     Rng rng;
-    long nfe, forwards;                                 // evaluations that changed the text, as the paper counts; all of them
+    long nfe, forwards, pairs;                          // evaluations that changed a text, as the paper counts, of all texts together;
+                                                        // all passes of the batch; query-key pairs that these computed, in each layer
     void (*watch)(const struct Sampler *s, int known, int end);
 } Sampler;
 
-// The rows start..start+n-1 of every sequence through the network and into the cache. Returns, on the host, the logits (B,V) of one row of
-// each sequence, pick[b] of n; pick NULL: none. The cache is a ring of W slots: the oldest tokens are overwritten, and positions go on
+// The rows start..start+n-1 of every sequence through the network and into the cache. Returns, on the host, the logits (N,V) of the rows
+// row[0..N-1] of these B*n; row NULL: none. The cache is a ring of W slots: the oldest tokens are overwritten, and positions go on
 // (rotary attention sees only their differences). A block divides W, so it never wraps. The result lives until the next call.
-static real *forward_cached(Sampler *s, int start, int n, const int *pick) {
+static real *forward_cached(Sampler *s, int start, int n, const int *row, int N) {
     begin_step();
-    int B = s->B, W = s->net->W, V = s->net->c.V, seen = start + n < W ? start + n : W;
-    int *id = HOST(int, B * n), *position = HOST(int, n), *row = HOST(int, B);
+    int B = s->B, W = s->net->W, seen = start + n < W ? start + n : W;
+    int *id = HOST(int, B * n), *position = HOST(int, n);
     Span *span = HOST(Span, n);
     for (int t = 0; t < n; t++) position[t] = start + t, span[t] = (Span){.lo = {0}, .hi = {seen}};
-    for (int b = 0; b < B; b++) {
-        memcpy(id + b*n, s->x + (size_t)b*(size_t)s->L + start, (size_t)n * sizeof(int));
-        if (pick) row[b] = b*n + pick[b];
-    }
-    Tensor *logits = forward(s->net, (Input){B, n, start % W, id, position, span}, pick ? row : NULL, B);
+    for (int b = 0; b < B; b++) memcpy(id + b*n, s->x + (size_t)b*(size_t)s->L + start, (size_t)n * sizeof(int));
+    Tensor *logits = forward(s->net, (Input){B, n, start % W, id, position, span}, row, N);
     s->forwards++;
-    if (!pick) return NULL;
-    real *out = HOST(real, B * V);
-    download(out, logits->data, (size_t)B * (size_t)V * sizeof(real));
+    for (int t = 0; t < n; t++) s->pairs += (long)B * (span[t].hi[0] - span[t].lo[0]);
+    if (!row) return NULL;
+    size_t size = (size_t)N * (size_t)s->net->c.V;
+    real *out = HOST(real, size);
+    download(out, logits->data, size * sizeof(real));
     return out;
 }
 
-// the masked position t of sequence b gets a token drawn from row b of logits (B,V)
-static void fill_in(Sampler *s, int b, int t, const real *logits) {
-    int V = s->net->c.V, mask = s->net->c.mask;
-    subs_log_probs(s->p, logits + (size_t)b*(size_t)V, V, mask, mask);
-    for (int v = 0; v < V; v++) s->p[v] = exp(s->p[v]);
-    nucleus(s->p, V, s->top, s->ranked);
-    s->x[(size_t)b*(size_t)s->L + (size_t)t] = categorical(s->p, V, &s->rng);
+// What may stand at one position: p_theta(x_0 | x_tau^b, x^<b) in the nucleus. p (V), logits (V), current: the token that stands there now
+static void predict(double *p, const real *logits, int V, int mask, int current, double top, Ranked *heap) {
+    subs_log_probs(p, logits, V, mask, current);
+    for (int v = 0; v < V; v++) p[v] = exp(p[v]);
+    nucleus(p, V, top, heap);
 }
 
-// One block (Alg. 2) by first-hitting (Eq. 25): the next token to appear is a uniformly random masked one. As the network does not see
-// the level, the times themselves never enter. All sequences have the same number of masks, since a prompt is shared.
-static void sample_block(Sampler *s, int start) {
-    int n = s->block, *pick = s->pick, masks = 0;
-    for (int t = 0; t < n; t++) masks += s->x[start + t] == s->net->c.mask;
-    for (; masks > 0; masks--) {
+// One pass, and the predictions (N,V) for the masked rows row[0..N-1] of s; they live until the next pass.
+static double *predict_rows(Sampler *s, int start, int n, int N) {
+    const real *logits = forward_cached(s, start, n, s->row, N);
+    size_t V = (size_t)s->net->c.V;
+    double *p = HOST(double, (size_t)N * V);
+    Ranked *heap = HOST(Ranked, V);
+    for (size_t k = 0; k < (size_t)N; k++) predict(p + k*V, logits + k*V, (int)V, s->net->c.mask, s->net->c.mask, s->top, heap);
+    return p;
+}
+
+// the token of row b*block + t: position start + t of sequence b
+static int *token_at(const Sampler *s, int start, int row) { return s->x + (size_t)(row / s->block) * (size_t)s->L + start + row % s->block; }
+
+// the rows of x (n) that are MASK, from the left, counted from `first` on; returns how many
+static int masked_rows(int *row, const int *x, int n, int mask, int first) {
+    int masks = 0;
+    for (int t = 0; t < n; t++) if (x[t] == mask) row[masks++] = first + t;
+    return masks;
+}
+
+// First-hitting (Eq. 25): the next token to appear is a uniformly random masked one. As the network does not see the level, the times
+// themselves never enter.
+static void first_hitting(Sampler *s, int start) {
+    int n = s->block, V = s->net->c.V, mask = s->net->c.mask;
+    for (;;) {
+        int N = 0;
         for (int b = 0; b < s->B; b++) {
-            const int *x = s->x + (size_t)b*(size_t)s->L + start;
-            int which = below(&s->rng, masks);          // of the tokens that are still masked, from the left
-            for (pick[b] = 0; x[pick[b]] != s->net->c.mask || which-- > 0;) pick[b]++;
+            int *row = s->row + N, masks = masked_rows(row, token_at(s, start, b*n), n, mask, b*n);
+            if (masks) row[0] = row[below(&s->rng, masks)], N++;
         }
-        const real *logits = forward_cached(s, start, n, pick);
-        for (int b = 0; b < s->B; b++) fill_in(s, b, start + pick[b], logits);
-        s->nfe++;
+        if (!N) return;
+        const double *p = predict_rows(s, start, n, N);
+        for (int k = 0; k < N; k++) *token_at(s, start, s->row[k]) = categorical(p + (size_t)k*(size_t)V, V, &s->rng);
+        s->nfe += N;
         if (s->watch) s->watch(s, start, start + n);
     }
-    if (start + n < s->L) forward_cached(s, start, n, NULL);       // once more, clean: its keys and values are what later blocks see
+}
+
+// Ancestral sampling: T steps down the levels 1, 1 - 1/T, ..., 1/T, 0, the last of which uncovers whatever is left. The network runs only
+// after a step that changed something, since its prediction is the same otherwise; texts that are done keep their tokens.
+static void ancestral(Sampler *s, int start) {
+    int n = s->block, V = s->net->c.V, mask = s->net->c.mask, N = 0;
+    const double *p = NULL;
+    double *q = NULL;
+    bool changed = true;
+    for (int i = 0; i < s->steps; i++) {
+        if (changed) {
+            N = 0;
+            for (int b = 0; b < s->B; b++) N += masked_rows(s->row + N, token_at(s, start, b*n), n, mask, b*n);
+            if (!N) return;
+            p = predict_rows(s, start, n, N);
+            q = HOST(double, V);
+        }
+        changed = false;
+        for (int k = 0, last = -1; k < N; k++) {
+            ancestral_law(q, p + (size_t)k*(size_t)V, V, mask, mask, (double)(s->steps - i) / s->steps, (double)(s->steps - i - 1) / s->steps);
+            int drawn = categorical(q, V, &s->rng), b = s->row[k] / n;
+            if (drawn == mask) continue;
+            *token_at(s, start, s->row[k]) = drawn;
+            if (b != last) s->nfe++, last = b;          // rows of one text follow each other
+            changed = true;
+        }
+        if (changed && s->watch) s->watch(s, start, start + n);
+    }
+}
+
+// One block (Alg. 2), and one more pass over it, clean: its keys and values are what later blocks see.
+static void sample_block(Sampler *s, int start) {
+    if (s->steps) ancestral(s, start); else first_hitting(s, start);
+    if (start + s->block < s->L) forward_cached(s, start, s->block, NULL, 0);
 }
 
 // AR: the token before predicts this one.
 static void sample_next(Sampler *s, int t) {
-    bool known = s->x[t] != s->net->c.mask;
-    const real *logits = forward_cached(s, t - 1, 1, known ? NULL : s->pick);     // pick: all 0
-    if (known) return;
-    for (int b = 0; b < s->B; b++) fill_in(s, b, t, logits);
-    s->nfe++;
+    int V = s->net->c.V;
+    if (s->x[t] != s->net->c.mask) { forward_cached(s, t - 1, 1, NULL, 0); return; }      // of the prompt, which all texts share
+    for (int b = 0; b < s->B; b++) s->row[b] = b;
+    const double *p = predict_rows(s, t - 1, 1, s->B);
+    for (int b = 0; b < s->B; b++) *token_at(s, t, b) = categorical(p + (size_t)b*(size_t)V, V, &s->rng);
+    s->nfe += s->B;
     if (s->watch) s->watch(s, t, t + 1);
 }
 
@@ -751,6 +816,15 @@ static void print_quality(const Corpus *c, char *const *text, const size_t *size
     free(held), free(held_size);
 }
 
+// Steps of ancestral sampling in a block; 0: first-hitting, or next-token prediction.
+static int ancestral_steps(bool ar) {
+    bool first = !strcmp(opt.sampler, "first_hitting");
+    if (!first && strcmp(opt.sampler, "ancestral")) die("--sampler %s: first_hitting or ancestral", opt.sampler);
+    if (ar && given("sampler")) die("--sampler %s: a model of --objective ar has no masks (leave the option out)", opt.sampler);
+    if (first && given("sampling-steps")) die("--sampling-steps %d belongs to --sampler ancestral", opt.sampling_steps);
+    return first ? 0 : opt.sampling_steps;
+}
+
 static int run_sample(int files, char **file) {
     (void)files, (void)file;
     set_up();
@@ -772,17 +846,17 @@ static int run_sample(int files, char **file) {
     int L = (1 + prompts + chars + block - 1) / block * block;         // a token is a character or more (BOS is none, but is never learned)
     if (one_block) L = opt.length;
     if (1 + prompts > L) die("--prompt: %d tokens are more than the %d of one sequence", prompts, L - 1);
-    Sampler s = {.B = B, .L = L, .block = block, .top = opt.nucleus, .rng = rng((uint64_t)opt.seed, RNG_SAMPLE, 0)};
+    Sampler s = {.B = B, .L = L, .block = block, .steps = ancestral_steps(ar), .top = opt.nucleus, .rng = rng((uint64_t)opt.seed, RNG_SAMPLE, 0)};
     int W = ar ? opt.length - 1 : opt.length;                          // as many keys as a row saw in training
     if (W > L) W = L;
-    s.x = NEW(int, (size_t)B * (size_t)L), s.pick = NEW(int, B), s.p = NEW(double, v->size), s.ranked = NEW(Ranked, v->size);
+    s.x = NEW(int, (size_t)B * (size_t)L), s.row = NEW(int, (size_t)B * (size_t)block);
     tape.off = true;
     print_configuration("sample", options);
 
     begin_dry_run();
     Net net = net_create(c, false, 0, L, B, W);
     s.net = &net;
-    forward_cached(&s, 0, block, s.pick);
+    forward_cached(&s, 0, block, s.row, s.steps ? B * block : B);
     net_free(&net);
     end_dry_run(true);
     net = net_create(c, false, 0, L, B, W);
@@ -793,7 +867,7 @@ static int run_sample(int files, char **file) {
         s.x[(size_t)b*(size_t)L] = v->bos;
         memcpy(s.x + (size_t)b*(size_t)L + 1, prompt_id, (size_t)prompts * sizeof(int));
     }
-    s.forwards = 0;
+    s.forwards = s.pairs = 0;
     watch_vocab = v;
     s.watch = opt.watch ? watch : NULL;
 
@@ -802,7 +876,8 @@ static int run_sample(int files, char **file) {
     size_t *size = NEW(size_t, B), shortest = 0;
     for (int b = 0; b < B; b++) text[b] = NEW(char, (size_t)L * 64 + 1);
     double start = seconds();
-    for (int at = 0; at < L && shortest < (size_t)chars; at += block) {
+    int at = 0;
+    for (; at < L && shortest < (size_t)chars; at += block) {
         if (!ar) sample_block(&s, at); else if (at) sample_next(&s, at);
         shortest = SIZE_MAX;
         for (int b = 0; b < B; b++) {
@@ -822,10 +897,11 @@ static int run_sample(int files, char **file) {
     if (shortest < (size_t)chars) printf("(%d characters were asked for: a model of one block writes at most %d tokens)\n", chars, L - 1);
     char more[512] = "";
     if (opt.quality) print_quality(&corpus, text, size, B, (size_t)chars, more, sizeof more);
-    printf("sample: samples=%d characters=%zu nfe=%ld forwards=%ld%s characters_per_s=%.0f seconds=%.1f\n",
-           B, total, s.nfe, s.forwards, more, (double)total / spent, spent);
+    int written = at - 1 - prompts > 0 ? at - 1 - prompts : 0;          // tokens of each text that are neither BOS nor prompt
+    printf("sample: samples=%d characters=%zu nfe=%.6g forwards=%ld tokens=%d key_pairs_per_token=%.1f%s characters_per_s=%.0f seconds=%.1f\n", B, total,
+           (double)s.nfe / B, s.forwards, B * written, (double)s.pairs / (written ? (double)B * written : NAN), more, (double)total / spent, spent);
     for (int b = 0; b < B; b++) free(text[b]);
-    free(text), free(size), free(s.x), free(s.pick), free(s.p), free(s.ranked), free(prompt), free(prompt_id);
+    free(text), free(size), free(s.x), free(s.row), free(prompt), free(prompt_id);
     net_free(&net);
     corpus_free(&corpus);
     return 0;

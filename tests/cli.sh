@@ -60,12 +60,25 @@ cmp -s "$dir/one" "$dir/two" && ok || fail "the same seed writes two texts"
 expect 0 '' ./bd3lm sample --out "$dir/whole" --prompt 'the paper' --chars 40 --watch
 says '^the paper'
 says '░'
-# longer than the training window: positions go on, the cache is a ring
-expect 0 '' ./bd3lm sample --out "$dir/whole" --chars 400 --nucleus 1
+# longer than the training window: positions go on, the cache is a ring, and a token costs (block + 1) * length key pairs at most, however long the text
+for chars in 400 1600; do
+    expect 0 '' ./bd3lm sample --out "$dir/whole" --chars $chars --nucleus 1
+    pairs=$(sed -n 's/^sample: .* key_pairs_per_token=\([0-9]*\)\..*/\1/p' "$dir/stdout")
+    [ "${pairs:-999}" -le 120 ] && [ "${pairs:-0}" -ge 100 ] && ok || fail "$chars characters: $pairs key pairs a token, not 100 to 120"
+done
+expect 0 '' ./bd3lm sample --out "$dir/whole" --sampler ancestral --sampling-steps 1 --chars 400
+says ' nfe=[0-9]* forwards=[0-9]* '
+expect 0 '' ./bd3lm sample --out "$dir/whole" --sampler ancestral --samples 3 --chars 100 --watch
+expect 1 'first_hitting or ancestral' ./bd3lm sample --out "$dir/whole" --sampler gibbs
+expect 1 'belongs to --sampler ancestral' ./bd3lm sample --out "$dir/whole" --sampling-steps 5
 for objective in 'ar --block 1' 'bd3 --block 24' 'bd3 --block 1'; do
     expect 0 '' $train --force --steps 3 --objective $objective --out "$dir/kind"
     expect 0 '' ./bd3lm eval --out "$dir/kind" --split validation
     expect 0 '' ./bd3lm sample --out "$dir/kind" --chars 20 --samples 2 --prompt 'a word'
+    case $objective in
+    ar*) expect 1 'has no masks' ./bd3lm sample --out "$dir/kind" --sampler ancestral ;;
+    *)   expect 0 '' ./bd3lm sample --out "$dir/kind" --chars 20 --samples 2 --prompt 'a word' --sampler ancestral --sampling-steps 9 ;;
+    esac
 done
 expect 0 '' $train --force --steps 3 --charset text8 --vocab 0 --batch 2 --out "$dir/text8"
 says 'V=29'

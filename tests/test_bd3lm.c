@@ -208,18 +208,54 @@ static void test_block_one(void) {
     real loss;
     download(&loss, bd3_loss(&n, x, x_tau, w, counted, 1, T, 1, true).loss->data, sizeof loss);
 
-    int state[T], pick = 0;                              // the sampler's own pass: MASK at t, clean tokens in the cache
-    Sampler s = {.net = &n, .B = 1, .L = T, .block = 1, .x = state, .pick = &pick};
+    int state[T];                                        // the sampler's own pass: MASK at t, clean tokens in the cache
+    Sampler s = {.net = &n, .B = 1, .L = T, .block = 1, .x = state};
     for (int t = 0; t < T; t++) {
         memcpy(state, x, sizeof state);
         state[t] = n.c.mask;
-        if (t) { subs_log_probs(log_p, forward_cached(&s, t, 1, &pick), n.c.V, n.c.mask, n.c.mask); sum -= log_p[x[t]]; }
+        if (t) { subs_log_probs(log_p, forward_cached(&s, t, 1, (int[]){0}, 1), n.c.V, n.c.mask, n.c.mask); sum -= log_p[x[t]]; }
         state[t] = x[t];
-        forward_cached(&s, t, 1, NULL);
+        forward_cached(&s, t, 1, NULL, 0);
     }
     CHECK_CLOSE("block 1 = sequential likelihood", loss, sum / (T - 1), TIGHT);
     tape.off = false;
     net_free(&n);
+}
+
+// ---- sampling with a cache == without one ---------------------------------------------------------------------------------------------
+// Two sequences side by side, two layers: every row of every block, by the function that sampling uses, against one pass over all ids.
+static void test_cache(void) {
+    enum { B = 2, T = 12 };
+    NetConfig c = small(9, true);
+    int x[B*T] = {7, 1, 2, 3, 4, 0, 5, 6, 0, 1, 3, 2, 7, 0, 0, 4, 1, 3, 6, 2, 2, 5, 1, 6}, x_tau[B*T] = {7, 8, 2, 8, 4, 8, 8, 8, 0, 1, 8, 2, 7, 0, 8, 8, 1, 8, 6, 8, 8, 8, 1, 6};
+    int now[B*T], row[B*T];
+    tape.off = true;
+    for (int block = 1; block <= T; block++) {
+        if (T % block) continue;
+        Net n = open_net(c, T, B, T, 4);
+        Sampler s = {.net = &n, .B = B, .L = T, .block = block, .x = now};
+        for (int i = 0; i < B * block; i++) row[i] = i;
+        memcpy(now, x, sizeof now);
+        for (int at = 0; at < T; at += block) {
+            size_t size = (size_t)(block * c.V);
+            for (int b = 0; b < B; b++) memcpy(now + b*T + at, x_tau + b*T + at, (size_t)block * sizeof(int));
+            real *cached = NEW(real, B * size);
+            memcpy(cached, forward_cached(&s, at, block, row, B * block), B * size * sizeof(real));
+            for (int b = 0; b < B; b++) {
+                int last[T];
+                for (int t = 0; t < block; t++) last[t] = at + t;
+                begin_step();
+                real *whole = to_host(forward(&n, one_block_view(x + b*T, x_tau + b*T, block, at / block), last, block)->data, size);
+                for (size_t i = 0; i < size; i++) CHECK_CLOSE("cached and uncached", cached[(size_t)b*size + i], whole[i], TIGHT);
+                free(whole);
+            }
+            free(cached);
+            for (int b = 0; b < B; b++) memcpy(now + b*T + at, x + b*T + at, (size_t)block * sizeof(int));
+            forward_cached(&s, at, block, NULL, 0);
+        }
+        net_free(&n);
+    }
+    tape.off = false;
 }
 
 // ---- a cache that is full: one layer against the last W tokens alone --------------------------------------------------------------
@@ -237,7 +273,7 @@ static void test_ring(void) {
     for (int at = 0; at < T; at += BLOCK)
         for (int i = 0, first = at + BLOCK - W; i < BLOCK; i++) {          // row i of this block, by the function that sampling uses
             real ring[16];
-            memcpy(ring, forward_cached(&s, at, BLOCK, &i), (size_t)c.V * sizeof(real));
+            memcpy(ring, forward_cached(&s, at, BLOCK, &i, 1), (size_t)c.V * sizeof(real));
             if (first < 0) continue;
             for (int t = 0; t < W; t++) position[t] = t, span[t] = (Span){.lo = {0}, .hi = {(t / BLOCK + 1) * BLOCK}};
             begin_step();
@@ -293,7 +329,66 @@ static double toy_bound(Net *net, const int *x, int block, bool keep_bos, double
 // which position of a block is uncovered first
 static int first_pick[TT];
 static void note_first(const Sampler *s, int known, int end) {
-    if (s->nfe % (end - known) == 1) for (int b = 0; b < s->B; b++) first_pick[s->pick[b]]++;
+    if (s->nfe / s->B % (end - known) == 1) for (int b = 0; b < s->B; b++) first_pick[s->row[b] % s->block]++;
+}
+
+// ancestral sampling: a token that is uncovered stays what it is
+static void only_uncovers(const Sampler *s, int known, int end) {
+    static int before[8 * TT], start = -1;
+    for (int i = 0; i < s->B * TT; i++) {
+        if (i % TT < known || i % TT >= end) continue;
+        bool kept = start != known || before[i] == s->net->c.mask || before[i] == s->x[i];
+        if (!kept) CHECK(kept, "token %d of text %d changed from %d to %d", i % TT, i / TT, before[i], s->x[i]);
+    }
+    memcpy(before, s->x, sizeof before);
+    start = known;
+    for (int b = 0; b < s->B; b++) for (int t = known; t < end; t++) if (s->x[b*TT + t] == s->net->c.mask) return;
+    start = -1;                                          // the block is done
+}
+
+// How often each of the 16 texts is written in `rounds` batches of N; the sampler as the last round left it
+static Sampler toy_counts(Net *n, int block, int steps, int N, int rounds, int counts[16], void (*watch)(const Sampler *, int, int)) {
+    int *x = NEW(int, N * TT), *row = NEW(int, N * block);
+    Sampler s = {0};
+    memset(counts, 0, 16 * sizeof *counts);
+    for (int round = 0; round < rounds; round++) {
+        s = (Sampler){.net = n, .B = N, .L = TT, .block = block, .x = x, .row = row, .steps = steps, .top = 1, .rng = rng(1, RNG_SAMPLE, (uint64_t)(round + 10*block + 100*steps)), .watch = watch};
+        for (int i = 0; i < N * TT; i++) x[i] = n->c.mask;
+        for (int at = 0; at < TT; at += block) sample_block(&s, at);
+        for (int i = 0; i < N; i++) counts[x[4*i] + 2*x[4*i + 1] + 4*x[4*i + 2] + 8*x[4*i + 3]]++;
+    }
+    free(x), free(row);
+    return s;
+}
+
+// Pearson's statistic of counts against a law, and of two samples of the same size against each other
+static double fit(const int counts[16], const double p[16]) {
+    double total = 0, x = 0;
+    for (int i = 0; i < 16; i++) total += counts[i];
+    for (int i = 0; i < 16; i++) x += pow(counts[i] - total * p[i], 2) / (total * p[i]);
+    return x;
+}
+static double two_samples(const int a[16], const int b[16]) {
+    double x = 0;
+    for (int i = 0; i < 16; i++) x += pow(a[i] - b[i], 2) / fmax(1, a[i] + b[i]);
+    return x;
+}
+// the chance that a chi-square variable of `dof` degrees of freedom exceeds x: 1 - the series of the incomplete gamma function
+static double chi_square_p(double x, int dof) {
+    double a = dof / 2.0, term = exp(a * log(x / 2) - x / 2 - lgamma(a + 1)), sum = 0;
+    for (int n = 1; n < 2000; n++) sum += term, term *= x / 2 / (a + n);
+    return 1 - sum;
+}
+
+// temperature 1 / by
+static void scale_output(Net *n, double by) {
+    Tensor *list[] = {n->linear, n->linear_bias};
+    for (int i = 0; i < 2; i++) {
+        real *x = to_host(list[i]->data, count(list[i]));
+        for (size_t j = 0; j < count(list[i]); j++) x[j] *= (real)by;
+        upload(list[i]->data, x, count(list[i]) * sizeof(real));
+        free(x);
+    }
 }
 
 static void test_toy(void) {
@@ -336,23 +431,116 @@ static void test_toy(void) {
 
         // the sampler draws from that law: counts within five standard deviations
         enum { N = 2000, ROUNDS = 5 };
-        int *x = NEW(int, N * TT), *pick = NEW(int, N), counts[16] = {0};
+        int counts[16];
         memset(first_pick, 0, sizeof first_pick);
-        for (int round = 0; round < ROUNDS; round++) {
-            Sampler s = {.net = &n, .B = N, .L = TT, .block = block, .x = x, .pick = pick, .top = 1, .p = (double[3]){0}, .ranked = (Ranked[3]){{0}}, .rng = rng(1, RNG_SAMPLE, (uint64_t)(round + 10*block)), .watch = note_first};
-            for (int i = 0; i < N * TT; i++) x[i] = n.c.mask;
-            for (int at = 0; at < TT; at += block) sample_block(&s, at);
-            for (int i = 0; i < N; i++) counts[x[4*i] + 2*x[4*i + 1] + 4*x[4*i + 2] + 8*x[4*i + 3]]++;
-            CHECK(s.nfe == TT && s.forwards == TT + TT/block - 1, "nfe %ld forwards %ld", s.nfe, s.forwards);
-        }
+        Sampler s = toy_counts(&n, block, 0, N, ROUNDS, counts, note_first);
+        CHECK(s.nfe == (long)TT * N && s.forwards == TT + TT/block - 1, "nfe %ld forwards %ld", s.nfe, s.forwards);
         for (int code = 0; code < 16; code++)
             CHECK_CLOSE("share of a sample", counts[code] / (double)(N * ROUNDS), p_of[code], 5 * sqrt(p_of[code] / (N * ROUNDS)));
         for (int t = 0, n = N * ROUNDS * (TT / block); t < block && block > 1; t++)
             CHECK_CLOSE("share of a position to be uncovered first", first_pick[t] / (double)n, 1.0 / block, 5 * sqrt(1.0 / block / n));
-        free(x), free(pick);
     }
     tape.off = false;
     net_free(&n);
+}
+
+// ---- the law of the samplers, by chi-square ---------------------------------------------------------------------------------------------
+// A toy world of two blocks of two, chosen so that every text is likely enough to be counted, and order and temperature matter. 10,000 texts.
+static void test_law(void) {
+    enum { BLOCK = 2, N = 5, ROUNDS = 2000, STEPS = 256 };
+    CHECK_CLOSE("chi-square, 15 degrees", chi_square_p(30.57791, 15), 0.01, 1e-6);
+    CHECK_CLOSE("chi-square, 2 degrees", chi_square_p(3, 2), exp(-1.5), 1e-12);
+    Net n = open_net(small(3, true), TT, N, TT, 32);
+    double p[16];
+    int first[16], many[16], other[16];
+    tape.off = true;
+    scale_output(&n, 4);
+    for (int code = 0; code < 16; code++) {
+        int x[TT];
+        for (int t = 0; t < TT; t++) x[t] = code >> t & 1;
+        toy_bound(&n, x, BLOCK, false, &p[code]);
+        p[code] = exp(p[code]);
+        CHECK(p[code] * N * ROUNDS > 50, "text %d is too rare to be counted: %g", code, p[code]);
+    }
+    toy_counts(&n, BLOCK, 0, N, ROUNDS, first, NULL);
+    toy_counts(&n, BLOCK, STEPS, N, ROUNDS, many, only_uncovers);
+    CHECK(chi_square_p(fit(first, p), 15) > 0.01, "first-hitting: %g", fit(first, p));
+    CHECK(chi_square_p(fit(many, p), 15) > 0.01, "ancestral: %g", fit(many, p));
+    CHECK(chi_square_p(two_samples(first, many), 15) > 0.01, "first-hitting and ancestral: %g", two_samples(first, many));
+    // the same tests see that a single step draws the tokens of a block independently of each other, and a sampler at temperature 0.9
+    toy_counts(&n, BLOCK, 1, N, ROUNDS, other, NULL);
+    CHECK(chi_square_p(fit(other, p), 15) < 0.01, "one step passes for many: %g", fit(other, p));
+    CHECK(chi_square_p(two_samples(first, other), 15) < 0.01, "one step passes for first-hitting: %g", two_samples(first, other));
+    scale_output(&n, 1 / 0.9);
+    for (int steps = 0; steps <= STEPS; steps += STEPS) {
+        toy_counts(&n, BLOCK, steps, N, ROUNDS, other, NULL);
+        CHECK(chi_square_p(fit(other, p), 15) < 0.01, "%d steps: temperature 0.9 passes for 1: %g", steps, fit(other, p));
+        CHECK(chi_square_p(two_samples(first, other), 15) < 0.01, "%d steps: temperature 0.9 passes for first-hitting: %g", steps, two_samples(first, other));
+    }
+    tape.off = false;
+    net_free(&n);
+}
+
+// ---- what sampling costs --------------------------------------------------------------------------------------------------------------
+// With T steps, each of the L' tokens of a block is uncovered in a step of its own, uniform and independent of the others. So the evaluations that
+// change a text are the occupied ones of T bins after L' throws: T (1 - (1 - 1/T)^L') in the mean (Zheng et al. 2024).
+static void test_nfe(void) {
+    enum { L = 8, B = 4, ROUNDS = 1000 };
+    const int cases[][2] = {{2, 3}, {4, 1}, {4, 4}, {4, 16}, {8, 8}};          // block, T
+    Net n = open_net(small(3, true), L, B, L, 8);
+    int x[B * L], row[B * L];
+    tape.off = true;
+    for (int c = 0; c < 5; c++) {
+        int block = cases[c][0], T = cases[c][1], blocks = L / block, masks = 0;
+        long nfe = 0, most = 0;
+        for (int round = 0; round < ROUNDS; round++) {
+            Sampler s = {.net = &n, .B = B, .L = L, .block = block, .steps = T, .x = x, .row = row, .top = 1, .rng = rng(2, RNG_SAMPLE, (uint64_t)(ROUNDS*c + round))};
+            for (int i = 0; i < B * L; i++) x[i] = n.c.mask;
+            for (int at = 0; at < L; at += block) sample_block(&s, at);
+            for (int i = 0; i < B * L; i++) masks += x[i] == n.c.mask;
+            nfe += s.nfe;
+            most = s.forwards > most ? s.forwards : most;
+        }
+        double empty = pow(1 - 1.0 / T, block), both = pow(1 - 2.0 / T, block), mean = T * (1 - empty), variance = T * (T - 1.0) * both + T * empty - T * empty * T * empty;
+        double N = (double)B * ROUNDS * blocks;
+        CHECK_CLOSE("evaluations of a block", (double)nfe / N, mean, 5 * sqrt(fmax(0, variance) / N) + 1e-9);
+        CHECK(masks == 0 && most <= (T + 1) * blocks - 1, "block %d, T %d: %d masks left, %ld forwards", block, T, masks, most);
+    }
+    net_free(&n);
+
+    // one text: nothing runs twice, and only the storing passes come on top
+    n = open_net(small(3, true), L, 1, L, 8);
+    for (int i = 0; i < 50; i++) {
+        int text[L], rows[L];
+        Sampler s = {.net = &n, .B = 1, .L = L, .block = 4, .steps = 1 + i, .x = text, .row = rows, .top = 1, .rng = rng(3, RNG_SAMPLE, (uint64_t)i)};
+        for (int t = 0; t < L; t++) text[t] = n.c.mask;
+        for (int at = 0; at < L; at += 4) sample_block(&s, at);
+        CHECK(s.forwards == s.nfe + L / 4 - 1 && s.nfe >= L / 4 && s.nfe <= L, "%d steps: nfe %ld, forwards %ld", s.steps, s.nfe, s.forwards);
+    }
+    tape.off = false;
+    net_free(&n);
+}
+
+// Once the window is full, every block costs the same, however long the text: counted in query-key pairs.
+static void test_flat(void) {
+    enum { B = 3, W = 6, L = 60 };
+    for (int block = 1; block <= 3; block++) {
+        bool ar = block == 1;
+        Net n = open_net(small(9, !ar), L, B, W, 9);
+        int x[B * L], row[B * 3], known = ar ? 1 : 0;
+        tape.off = true;
+        for (int i = 0; i < B * L; i++) x[i] = ar && i % L == 0 ? 7 : n.c.mask;
+        Sampler s = {.net = &n, .B = B, .L = L, .block = block, .x = x, .row = row, .top = 0.9, .rng = rng(4, RNG_SAMPLE, 0)};
+        for (int at = known; at + block < L; at += block) {          // the last block is not stored
+            long before = s.pairs;
+            if (ar) sample_next(&s, at); else sample_block(&s, at);
+            int window = at + block - known < W ? at + block - known : W;      // one query row a token for AR; else `block` rows in block + 1 passes
+            CHECK(s.pairs - before == (long)B * window * (ar ? 1 : block * (block + 1)), "block %d at %d: %ld pairs", block, at, s.pairs - before);
+        }
+        CHECK(s.pairs > 0, "%ld", s.pairs);
+        tape.off = false;
+        net_free(&n);
+    }
 }
 
 // ---- pieces of the method -----------------------------------------------------------------------------------------------------------
@@ -441,7 +629,11 @@ int main(void) {
     test_two_passes();
     test_influence();
     test_block_one();
+    test_cache();
     test_ring();
     test_toy();
+    test_law();
+    test_nfe();
+    test_flat();
     return finish(REAL_IS_DOUBLE ? "test_bd3lm (double)" : "test_bd3lm (float, fast kernels)");
 }
