@@ -627,6 +627,10 @@ static double coded_weight(double tau, double clip_min) { return clip_min > 0.5 
 // The level as the official network would be shown it: sigma = -log(1 - p), cut at log 1000.
 static double coded_sigma(double tau) { return fmin(-log1p(-mask_prob(tau)), log(1000)); }
 
+// The level at which the next of n masked tokens is uncovered, u uniform: the largest of n uniform levels below tau (Eq. 25). The official sampler
+// computes it, and nothing depends on it as long as the network is not shown the level.
+static double coded_hitting(double tau, int n, double u) { return tau * pow(u, 1.0 / n); }
+
 #include "tests/check_bd3lm.h"  // brings: run_check(), the glue between golden files and the functions above
 
 // ---- 9. command line ----------------------------------------------------------------------------------------------------------

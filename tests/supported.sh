@@ -1,7 +1,8 @@
 #!/bin/sh
 # tests/supported.sh DIR: the golden files of DIR that `bd3lm check` takes today. All others must be refused by name; tests/cli.sh sees to that.
 for file in "$1"/loss_bd3_*.safetensors "$1"/loss_ar_*.safetensors "$1"/loss_mdlm_tiny.safetensors "$1"/masks_*.safetensors \
-            "$1"/noise_loglinear.safetensors "$1"/noise_block1_full.safetensors; do
+            "$1"/noise_loglinear.safetensors "$1"/noise_block1_full.safetensors "$1"/cache_*.safetensors "$1"/step_ancestral_*.safetensors \
+            "$1"/step_first_hitting*.safetensors; do
     [ -e "$file" ] && echo "$file"
 done
 exit 0
