@@ -35,7 +35,7 @@ typedef struct NetConfig {
 static struct {
     int layers, width, heads, cond, length, block, merges, steps, batch, warmup, seed, threads, samples, characters, draws, sampling_steps;
     double lr, dropout, max_norm, ema, clip_min, clip_max, nucleus;
-    const char *data, *text, *charset, *objective, *out, *prompt, *split, *device, *sampler,
+    const char *data, *text, *charset, *objective, *out, *prompt, *split, *device, *sampler, *estimator, *given_text,
         *precision;
     bool resume, force, watch, quality, naive;
 } opt = {
@@ -43,13 +43,13 @@ static struct {
     .samples = 1, .characters = 512, .draws = 1, .sampling_steps = 1000,
     .lr = 1.5e-3, .max_norm = 1, .ema = 0.9999, .clip_min = 1e-3, .clip_max = 1, .nucleus = 0.9,
     .data = "data/cache/kjv.txt", .text = "", .charset = "bytes", .objective = "bd3", .out = "out/bd3lm", .prompt = "", .split = "test", .device = "cpu", .precision = "auto",
-    .sampler = "first_hitting",
+    .sampler = "first_hitting", .estimator = "levels", .given_text = "",
 };
 
 static Option options[] = {
     // name, type, variable with its default, smallest, largest, verbs, meaning, saved in checkpoints, given
     {"data",     TEXT, &opt.data,      0, 0, " train eval sample ", "text file", true, false},
-    {"text",     TEXT, &opt.text,      0, 0, " ", "size and hash of the text that was trained on", true, false},
+    {"text-hash",TEXT, &opt.text,      0, 0, " ", "size and hash of the text that was trained on", true, false},
     {"charset",  TEXT, &opt.charset,   0, 0, " train ", "bytes, or text8: 27 symbols", true, false},
     {"vocab",    INT,  &opt.merges,    0, 60000, " train ", "byte pairs learned from the text on top of the charset; 0: none", true, false},
     {"objective",TEXT, &opt.objective, 0, 0, " train ", "bd3: block diffusion, or ar: next-token prediction", true, false},
@@ -78,7 +78,9 @@ static Option options[] = {
     {"watch",    FLAG, &opt.watch,     0, 1, " sample ", "show the masks of the first text turn into words", false, false},
     {"quality",  FLAG, &opt.quality,   0, 1, " sample ", "measure the texts beside held-out text", false, false},
     {"split",    TEXT, &opt.split,     0, 0, " eval ", "train, validation or test", false, false},
-    {"draws",    INT,  &opt.draws,     1, 1e6, " eval ", "Monte-Carlo draws of levels and masks for each sequence", false, false},
+    {"text",     TEXT, &opt.given_text, 0, 0, " eval ", "a text to evaluate, of any length, in the place of a part of --data", false, false},
+    {"estimator",TEXT, &opt.estimator, 0, 0, " eval ", "of the bound: levels, as in training; masks: a random number of masks; exact: all sets of masks", false, false},
+    {"draws",    INT,  &opt.draws,     1, 1e6, " eval ", "Monte-Carlo draws of levels or masks for each sequence", false, false},
     {"out",      TEXT, &opt.out,       0, 0, " train eval sample ", "directory of the checkpoint", false, false},
     {"resume",   FLAG, &opt.resume,    0, 1, " train ", "go on from the checkpoint in --out", false, false},
     {"force",    FLAG, &opt.force,     0, 1, " train ", "overwrite the checkpoint in --out", false, false},
@@ -410,6 +412,7 @@ static Loss draw_loss(Net *net, const int *x, const int *counted, int B, int T, 
     draw_levels(tau, u, B, T / block, clip_min, clip_max, true);
     for (int i = 0; i < B*T; i++) u[i] = uniform(&r);
     corrupt(x_tau, x, tau, u, net->c.mask, B, T, block, true);
+    for (int i = 0; i < B*T; i++) if (!counted[i] && i % T) x_tau[i] = net->c.mask;        // beyond the end of a text nothing is known
     for (int i = 0; i < levels; i++) w[i] = nelbo_weight(tau[i]);
     return bd3_loss(net, x, x_tau, w, counted, B, T, block, false);
 }
@@ -580,16 +583,55 @@ static void sample_next(Sampler *s, int t) {
 
 // ---- 7. evaluation ------------------------------------------------------------------------------------------------------------
 
-typedef struct Result { double nats, error, bits_per_char; long tokens; } Result;      // nats per token and its standard error
+// Three estimates of the bound (Eq. 8). Of the m tokens of a block that may be masked k are, and sum is that of their -log p:
+//   levels  tau uniform in the paper's [0.001, 1], each token masked with probability tau:    sum / tau                                 (Eq. 8)
+//   masks   k uniform in 1..m, then a uniformly random set of k tokens:                        sum m / k              (Zheng et al. 2024, Prop. 3.1)
+//   exact   all 2^m - 1 sets, each with the weight it has in the mean of both:                 sum (k-1)! (m-k)! / m!               (NOTES.md, 4)
+// BOS is never masked, and what lies beyond the end of a text always is: neither is one of the m.
+typedef enum { LEVELS, MASKS, EXACT, ESTIMATORS } Estimator;
+static const char *const estimator_name[] = {"levels", "masks", "exact"};
 
-// Mean loss over consecutive windows of a part: Monte-Carlo NELBO with levels from the paper's [0.001, 1], whatever training used (an upper
-// bound of -log p). Exact for AR, and for blocks of one, where every token is masked as in the official evaluation. BOS is not counted.
-// The standard error is that of the mean over batches. In a dry run: one batch.
-static Result evaluate(Net *net, const Corpus *c, Split split, int B, int T, int block, bool ar, int draws, bool show) {
+// One pass of an estimator over a batch, random numbers from stream `number`; EXACT: the sum over set = 1..2^block-1 is the bound.
+static Loss estimate(Net *net, const int *x, const int *counted, int B, int T, int block, Estimator estimator, int set, uint64_t number) {
+    if (estimator == LEVELS) return draw_loss(net, x, counted, B, T, block, RNG_EVAL, number, block == 1 ? 1 : 1e-3, 1);
+    int *x_tau = HOST(int, B*T), *place = HOST(int, block);
+    double *w = HOST(double, B * (T / block));
+    Rng r = rng((uint64_t)opt.seed, RNG_EVAL, number);
+    for (int i = 0; i < B * (T / block); i++) {
+        int m = 0, k = 0;
+        for (int j = i*block; j < (i + 1)*block; j++) {
+            x_tau[j] = counted[j] || j % T == 0 ? x[j] : net->c.mask;
+            if (counted[j]) place[m++] = j;
+        }
+        if (estimator == MASKS && m) {
+            int draws = 1 + below(&r, m);
+            while (k < draws) {                         // the first k of `place` are the set
+                int other = k + below(&r, m - k), swap = place[other];
+                place[other] = place[k], place[k++] = swap;
+            }
+            w[i] = (double)m / k;
+        } else if (estimator == EXACT && set < 1 << m) {
+            for (int a = 0; a < m; a++) if (set >> a & 1) place[k++] = place[a];
+            w[i] = tgamma(k) * tgamma(m - k + 1) / tgamma(m + 1);
+        }
+        while (k > 0) x_tau[place[--k]] = net->c.mask;
+    }
+    return bd3_loss(net, x, x_tau, w, counted, B, T, block, false);
+}
+
+// nats per token. error: standard error of the mean over batches, which differ in text and in draws; draw_error: over repeated draws on this very
+// text, 0 if nothing is random. NAN: one batch, or one draw, says nothing about its error.
+typedef struct Result { double nats, error, draw_error, bits_per_char; long tokens; } Result;
+
+// Mean loss over consecutive windows of a part: the bound of -log p by an estimator, whatever levels training used. For AR -log p itself, and for
+// blocks of one too, where every token is masked as in the official evaluation. BOS is not counted. In a dry run: one batch, one pass.
+static Result evaluate(Net *net, const Corpus *c, Split split, int B, int T, int block, bool ar, Estimator estimator, int draws, bool show) {
     int all = (int)((c->n[split] + (size_t)T - 2) / (size_t)(T - 1)), *x = NEW(int, B*T), *counted = NEW(int, B*T);
     if (dry) all = all < B ? all : B;
-    double sum = 0, sum2 = 0, tokens = 0, characters = 0, clip_min = block == 1 ? 1 : 1e-3;
-    int times = ar ? 1 : draws, batches = 0;
+    double sum = 0, sum2 = 0, tokens = 0, characters = 0;
+    bool random = !ar && block > 1 && estimator != EXACT;
+    int passes = ar || dry ? 1 : estimator == EXACT ? (1 << block) - 1 : draws, batches = 0;
+    double *of_pass = NEW(double, passes);              // nats of the whole text
     uint64_t number = 0;
     bool off = tape.off;
     tape.off = true;
@@ -600,22 +642,26 @@ static Result evaluate(Net *net, const Corpus *c, Split split, int B, int T, int
             counted[b*T] = 0;
             for (int t = 1; t < T; t++) if (counted[b*T + t]) characters += c->vocab.length[x[b*T + t]];
         }
-        double batch = 0, n_counted = 0;                // mean over the draws
-        for (int d = 0; d < times; d++) {
+        double batch = 0, n_counted = 0;                // mean over the draws, or sum over the sets
+        for (int d = 0; d < passes; d++) {
             begin_step();
-            Loss loss = ar ? ar_loss(net, x, counted, Bw, T) : draw_loss(net, x, counted, Bw, T, block, RNG_EVAL, number++, clip_min, 1);
+            Loss loss = ar ? ar_loss(net, x, counted, Bw, T) : estimate(net, x, counted, Bw, T, block, estimator, d + 1, number++);
             real mean;
             download(&mean, loss.loss->data, sizeof mean);
-            batch += (double)mean / times;
             n_counted = loss.n_counted;
+            batch += (double)mean / (estimator == EXACT && !ar ? 1 : passes);
+            of_pass[d] += (double)mean * n_counted;
         }
         sum += batch * n_counted, sum2 += batch * batch * n_counted, tokens += n_counted, batches++;
         if (show) progress(w0 + B >= all, "windows %6d/%d | nats per token %.4f", w0 + Bw, all, sum / tokens);
     }
     tape.off = off;
-    free(x), free(counted);
-    double mean = sum / tokens, error = batches > 1 ? sqrt(fmax(0, sum2 / tokens - mean*mean) / (batches - 1)) : 0;
-    return (Result){mean, error, sum / characters / log(2), (long)tokens};
+    double mean = sum / tokens, spread = 0;
+    for (int d = 0; d < passes; d++) spread += pow(of_pass[d] / tokens - mean, 2);
+    free(x), free(counted), free(of_pass);
+    return (Result){.nats = mean, .bits_per_char = sum / characters / log(2), .tokens = (long)tokens,
+                    .error = batches > 1 ? sqrt(fmax(0, sum2 / tokens - mean*mean) / (batches - 1)) : NAN,
+                    .draw_error = !random ? 0 : passes > 1 ? sqrt(spread / (passes - 1) / passes) : NAN};
 }
 
 // ---- 8. as coded --------------------------------------------------------------------------------------------------------------
@@ -747,30 +793,57 @@ static int run_train(int files, char **file) {
     return 0;
 }
 
+// The symbols of a text that stands on the command line, to be freed; *n of them
+static int *encode_text(const Vocabulary *v, const char *option, const char *text, size_t *n) {
+    size_t size = strlen(text);
+    for (size_t i = 0; v->text8 && i < size; i++)
+        if (text[i] != ' ' && !(text[i] >= 'a' && text[i] <= 'z')) die("--%s: '%c' is not a symbol of text8 (a..z and space)", option, text[i]);
+    int *id = NEW(int, size + 1);
+    *n = encode(v, text, size, id);
+    return id;
+}
+
+static Estimator find_estimator(bool ar) {
+    Estimator e = LEVELS;
+    while (e < ESTIMATORS && strcmp(opt.estimator, estimator_name[e])) e++;
+    if (e == ESTIMATORS) die("--estimator %s: levels, masks or exact", opt.estimator);
+    if (ar && given("estimator")) die("--estimator %s: a model of --objective ar needs none, its likelihood is exact (leave the option out)", opt.estimator);
+    if ((ar || e == EXACT) && given("draws")) die("--draws %d: nothing is drawn here (leave the option out)", opt.draws);
+    if (e == EXACT && opt.block > 16) die("--estimator exact: 2^%d - 1 sets of masks are too many (blocks of 16 at most)", opt.block);
+    return e;
+}
+
 static int run_eval(int files, char **file) {
     (void)files, (void)file;
     set_up();
     int done;
     Corpus corpus;
-    SafeTensors st = open_checkpoint(&corpus, true, &done, " data seed batch ");
+    bool text = given("text");
+    SafeTensors st = open_checkpoint(&corpus, !text, &done, " data seed batch ");
     NetConfig c = net_config(&corpus.vocab);
+    Estimator estimator = find_estimator(is_ar());
     const char *names[] = {"train", "validation", "test"};
     int split = 0;
     while (split < 3 && strcmp(opt.split, names[split])) split++;
     if (split == 3) die("--split %s: train, validation or test", opt.split);
+    if (text) {
+        if (given("split")) die("--split %s and --text exclude each other", opt.split);
+        if (!*opt.given_text) die("--text '': an empty text has no symbols");
+        corpus.id[split] = encode_text(&corpus.vocab, "text", opt.given_text, &corpus.n[split]);
+    }
     if (!corpus.n[split]) die("%s: no symbols in the %s part", opt.data, opt.split);
     print_configuration("eval", options);
     begin_dry_run();
     Net net = net_create(c, false, 0, opt.length, 0, 0);
-    evaluate(&net, &corpus, split, opt.batch, opt.length, opt.block, is_ar(), 1, false);
+    evaluate(&net, &corpus, split, opt.batch, opt.length, opt.block, is_ar(), estimator, 1, false);
     net_free(&net);
     end_dry_run(true);
     net = net_create(c, false, 0, opt.length, 0, 0);
     checkpoint_read(&st, checkpoint_path().text, &net.ps, "ema.", net.ps.data);
     st_free(&st);
-    Result r = evaluate(&net, &corpus, split, opt.batch, opt.length, opt.block, is_ar(), opt.draws, true);
-    printf("eval: split=%s tokens=%ld nats=%.4f stderr=%.4f ppl=%.3f bits_per_char=%.4f\n",
-           opt.split, r.tokens, r.nats, r.error, exp(r.nats), r.bits_per_char);
+    Result r = evaluate(&net, &corpus, split, opt.batch, opt.length, opt.block, is_ar(), estimator, opt.draws, true);
+    printf("eval: split=%s tokens=%ld nats=%.4f stderr=%.4f draw_stderr=%.4f ppl=%.3f bits_per_char=%.4f total_nats=%.4f estimator=%s\n", text ? "text" : opt.split,
+           r.tokens, r.nats, r.error, r.draw_error, exp(r.nats), r.bits_per_char, r.nats * (double)r.tokens, is_ar() ? "likelihood" : opt.estimator);
     net_free(&net);
     corpus_free(&corpus);
     return 0;
@@ -837,14 +910,8 @@ static int run_sample(int files, char **file) {
     SafeTensors st = open_checkpoint(&corpus, opt.quality, &done, " data seed ");
     NetConfig c = net_config(&corpus.vocab);
     Vocabulary *v = &corpus.vocab;
-    size_t prompt_size = strlen(opt.prompt);
-    char *prompt = strdup(opt.prompt);
-    if (!strcmp(opt.charset, "text8")) {
-        for (size_t i = 0; i < prompt_size; i++)
-            if (prompt[i] != ' ' && !(prompt[i] >= 'a' && prompt[i] <= 'z'))
-                die("--prompt: '%c' is not a symbol of text8 (a..z and space)", prompt[i]);
-    }
-    int *prompt_id = NEW(int, prompt_size + 1), prompts = (int)encode(v, prompt, prompt_size, prompt_id);
+    size_t prompt_size;
+    int *prompt_id = encode_text(v, "prompt", opt.prompt, &prompt_size), prompts = (int)prompt_size;
     bool ar = is_ar(), one_block = !ar && opt.block == opt.length;
     int block = ar ? 1 : opt.block, B = opt.samples, chars = opt.characters;
     int L = (1 + prompts + chars + block - 1) / block * block;         // a token is a character or more (BOS is none, but is never learned)
@@ -905,7 +972,7 @@ static int run_sample(int files, char **file) {
     printf("sample: samples=%d characters=%zu nfe=%.6g forwards=%ld tokens=%d key_pairs_per_token=%.1f%s characters_per_s=%.0f seconds=%.1f\n", B, total,
            (double)s.nfe / B, s.forwards, B * written, (double)s.pairs / (written ? (double)B * written : NAN), more, (double)total / spent, spent);
     for (int b = 0; b < B; b++) free(text[b]);
-    free(text), free(size), free(s.x), free(s.row), free(prompt), free(prompt_id);
+    free(text), free(size), free(s.x), free(s.row), free(prompt_id);
     net_free(&net);
     corpus_free(&corpus);
     return 0;

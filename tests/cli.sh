@@ -49,6 +49,17 @@ expect 0 '' ./bd3lm sample --out "$dir/stopped" --chars 20
 expect 0 '' ./bd3lm eval --out "$dir/whole"
 says '^eval: split=test tokens=.* nats=.* ppl=.* bits_per_char='
 expect 0 '' ./bd3lm eval --out "$dir/whole" --draws 2 --split train
+# the three estimators, on a part and on a text of the command line (shorter than a window, and longer)
+expect 0 '' ./bd3lm eval --out "$dir/whole" --estimator masks --draws 3
+says '^eval: split=test tokens=.* stderr=[0-9.]* draw_stderr=0\.[0-9]* .* estimator=masks'
+expect 0 '' ./bd3lm eval --out "$dir/whole" --estimator exact --text 'a word'
+says '^eval: split=text tokens=[1-6] .* stderr=nan draw_stderr=0.0000 .* bits_per_char=.* total_nats=[1-9].* estimator=exact'
+expect 0 '' ./bd3lm eval --out "$dir/whole" --draws 2 --batch 1 --text 'so many words that they do not fit into one window of this little network, not even as pairs of bytes'
+says ' stderr=[0-9.]* draw_stderr=[0-9.]* '
+expect 1 'levels, masks or exact' ./bd3lm eval --out "$dir/whole" --estimator best
+expect 1 'nothing is drawn' ./bd3lm eval --out "$dir/whole" --estimator exact --draws 2
+expect 1 'exclude each other' ./bd3lm eval --out "$dir/whole" --split test --text 'a word'
+expect 1 'empty text' ./bd3lm eval --out "$dir/whole" --text ''
 expect 0 '' $train --force --steps 3 --ema 0 --out "$dir/ema"
 expect 0 '' ./bd3lm sample --out "$dir/ema" --nucleus 0 --chars 20
 expect 0 '' ./bd3lm sample --out "$dir/whole" --samples 3 --chars 60 --quality
@@ -76,7 +87,12 @@ for objective in 'ar --block 1' 'bd3 --block 24' 'bd3 --block 1'; do
     expect 0 '' ./bd3lm eval --out "$dir/kind" --split validation
     expect 0 '' ./bd3lm sample --out "$dir/kind" --chars 20 --samples 2 --prompt 'a word'
     case $objective in
-    ar*) expect 1 'has no masks' ./bd3lm sample --out "$dir/kind" --sampler ancestral ;;
+    ar*) expect 1 'has no masks' ./bd3lm sample --out "$dir/kind" --sampler ancestral
+         expect 1 'needs none' ./bd3lm eval --out "$dir/kind" --estimator masks
+         expect 1 'nothing is drawn' ./bd3lm eval --out "$dir/kind" --draws 2
+         expect 0 '' ./bd3lm eval --out "$dir/kind" --text 'a word'
+         says '^eval: split=text tokens=[1-6] .* draw_stderr=0.0000 .* total_nats=[1-9].* estimator=likelihood' ;;
+    *24) expect 1 'too many' ./bd3lm eval --out "$dir/kind" --estimator exact ;;
     *)   expect 0 '' ./bd3lm sample --out "$dir/kind" --chars 20 --samples 2 --prompt 'a word' --sampler ancestral --sampling-steps 9 ;;
     esac
 done
@@ -84,6 +100,7 @@ expect 0 '' $train --force --steps 3 --charset text8 --vocab 0 --batch 2 --out "
 says 'V=29'
 expect 0 '' ./bd3lm sample --out "$dir/text8" --chars 20 --prompt 'plain words'
 expect 1 "not a symbol of text8" ./bd3lm sample --out "$dir/text8" --prompt 'Capital'
+expect 1 "--text: 'C' is not a symbol" ./bd3lm eval --out "$dir/text8" --text 'Capital'
 expect 0 '' $train --force --steps 3 --threads 1 --warmup 0 --clip-grad 0 --dropout 0 --clip-min 1 --block 1 --vocab 0 --out "$dir/zero"
 # next to nothing is ever masked
 expect 0 '' $train --force --steps 4 --batch 1 --length 2 --block 1 --clip-max 0.01 --vocab 0 --out "$dir/nothing"

@@ -288,40 +288,46 @@ static void test_ring(void) {
 // ---- toy world by enumeration: V = 3 (two symbols and MASK), T = 4 -------------------------------------------------------------------
 enum { TT = 4 };
 // -log p(x_i) at the masked rows of block b when the rows of `masked` (bits) are MASK
-static void toy_nll(Net *n, const int *x, int block, int b, int masked, double nll[TT]) {
-    int x_tau[TT], row[TT];
-    for (int t = 0; t < TT; t++) x_tau[t] = masked >> t & 1 ? n->c.mask : x[t], row[t] = b*block + t;
+static void toy_nll(Net *n, const int *x, int block, int b, int masked, double *nll) {
+    int x_tau[16], row[16], V = n->c.V;
+    for (int t = 0; t < (b + 1) * block; t++) x_tau[t] = masked >> t & 1 ? n->c.mask : x[t];
+    for (int t = 0; t < block; t++) row[t] = b*block + t;
     begin_step();
-    real *logits = to_host(forward(n, one_block_view(x, x_tau, block, b), row, block)->data, (size_t)(block * 3));
+    real *logits = to_host(forward(n, one_block_view(x, x_tau, block, b), row, block)->data, (size_t)(block * V));
     for (int t = 0; t < block; t++) {
-        double log_p[3];
-        subs_log_probs(log_p, logits + 3*t, 3, n->c.mask, x_tau[b*block + t]);
+        double log_p[16];
+        subs_log_probs(log_p, logits + V*t, V, n->c.mask, x_tau[b*block + t]);
         nll[t] = -log_p[x[b*block + t]];
     }
     free(logits);
 }
 
-// NELBO of x by enumeration. A set of k of the n tokens of a block that may be masked has the weight integral of tau^(k-1) (1-tau)^(n-k) =
-// (k-1)! (n-k)! / n!. keep_bos: position 0 never is. *log_p (keep_bos false): log-probability under the law of the sampler,
-// p(set) = mean over the next position i of p(x_i | rest) p(set without i).
-static double toy_bound(Net *net, const int *x, int block, bool keep_bos, double *log_p) {
+// NELBO of x (T) by enumeration. A set of k of the n tokens of a block that may be masked has the weight integral of tau^(k-1) (1-tau)^(n-k) =
+// (k-1)! (n-k)! / n!. keep_bos: position 0 never is masked; positions from `end` on always are, and do not count. *log_p (keep_bos false):
+// log-probability under the law of the sampler, p(set) = mean over the next position i of p(x_i | rest) p(set without i).
+static double toy_bound(Net *net, const int *x, int T, int block, bool keep_bos, int end, double *log_p) {
     double bound = 0;
     *log_p = 0;
-    for (int b = 0; b < TT / block; b++) {
+    for (int b = 0; b < T / block; b++) {
         double p[16] = {1};
-        int fixed = keep_bos && b == 0 ? 1 : 0, n = block - fixed;
+        int beyond = 0, may = 0;
+        for (int t = 0; t < block; t++) {
+            if (b*block + t >= end) beyond |= 1 << t;
+            else if (!keep_bos || b || t) may |= 1 << t;
+        }
+        int n = __builtin_popcount((unsigned)may);
         for (int set = 1; set < 1 << block; set++) {
-            double nll[TT];
+            double nll[16];
             int k = __builtin_popcount((unsigned)set);
-            if (set & fixed) continue;
-            toy_nll(net, x, block, b, set << b*block, nll);
+            if (set & ~may) continue;
+            toy_nll(net, x, block, b, (set | beyond) << b*block, nll);
             for (int i = 0; i < block; i++) {
                 if (!(set >> i & 1)) continue;
                 bound += nll[i] * tgamma(k) * tgamma(n - k + 1) / tgamma(n + 1);
                 p[set] += exp(-nll[i]) * p[set & ~(1 << i)] / k;
             }
         }
-        *log_p += log(p[(1 << block) - 1]);
+        *log_p += log(p[may]);
     }
     return bound;
 }
@@ -391,12 +397,17 @@ static void scale_output(Net *n, double by) {
     }
 }
 
+// larger weights: what is uncovered, and in which order, must matter
+static void sharpen(Net *n) {
+    real *x = to_host(n->ps.data, n->ps.size);
+    for (size_t i = 0; i < n->ps.size; i++) x[i] *= 3;
+    upload(n->ps.data, x, n->ps.size * sizeof(real));
+    free(x);
+}
+
 static void test_toy(void) {
     Net n = open_net(small(3, true), TT, 2000, TT, 8);
-    real *sharp = to_host(n.ps.data, n.ps.size);         // larger weights: the order of uncovering must matter
-    for (size_t i = 0; i < n.ps.size; i++) sharp[i] *= 3;
-    upload(n.ps.data, sharp, n.ps.size * sizeof(real));
-    free(sharp);
+    sharpen(&n);
     tape.off = true;
     for (int block = 1; block <= TT; block *= 2) {
         double total = 0, p_of[16], gap = 0;
@@ -404,7 +415,7 @@ static void test_toy(void) {
             int x[TT];
             double log_p, bound;
             for (int t = 0; t < TT; t++) x[t] = code >> t & 1;
-            bound = toy_bound(&n, x, block, false, &log_p);
+            bound = toy_bound(&n, x, TT, block, false, TT, &log_p);
             CHECK(bound >= -log_p - 1e-6, "block %d, x %d: bound %g below %g", block, code, bound, -log_p);
             if (block == 1) CHECK_CLOSE("bound = likelihood at block 1", bound, -log_p, 1e-6);
             gap += bound + log_p;
@@ -424,7 +435,7 @@ static void test_toy(void) {
             download(&estimate, draw_loss(&n, many, counted, COPIES, TT, block, RNG_EVAL, (uint64_t)d, 1e-3, 1).loss->data, sizeof estimate);
             sum += (double)estimate / DRAWS, sum2 += (double)estimate * (double)estimate / DRAWS;
         }
-        double exact = toy_bound(&n, many, block, true, &unused) / TT, error = sqrt((sum2 - sum*sum) / (DRAWS - 1));
+        double exact = toy_bound(&n, many, TT, block, true, TT, &unused) / TT, error = sqrt((sum2 - sum*sum) / (DRAWS - 1));
         CHECK_CLOSE("Monte-Carlo bound", sum, exact, 5*error + 1e-3*exact);
         CHECK(5*error < 0.1 * exact, "block %d: too rough to prove anything: %g of %g", block, error, exact);
         free(many), free(counted);
@@ -458,7 +469,7 @@ static void test_law(void) {
     for (int code = 0; code < 16; code++) {
         int x[TT];
         for (int t = 0; t < TT; t++) x[t] = code >> t & 1;
-        toy_bound(&n, x, BLOCK, false, &p[code]);
+        toy_bound(&n, x, TT, BLOCK, false, TT, &p[code]);
         p[code] = exp(p[code]);
         CHECK(p[code] * N * ROUNDS > 50, "text %d is too rare to be counted: %g", code, p[code]);
     }
@@ -479,6 +490,87 @@ static void test_law(void) {
     }
     tape.off = false;
     net_free(&n);
+}
+
+// ---- three estimates of one bound --------------------------------------------------------------------------------------------------------
+// A text of two windows and a bit, in batches of two: the exact estimator equals enumeration; the others find it within five standard errors over
+// many runs, and the error that they report is that of their runs.
+static void test_estimators(void) {
+    enum { RUNS = 800, DRAWS = 2 };
+    const int cases[][3] = {{3, 4, 2}, {3, 4, 4}, {7, 6, 1}, {7, 6, 3}, {9, 8, 4}};         // V, T, block; the last window ends inside a block
+    int seed = opt.seed;
+    for (int i = 0; i < 5; i++) {
+        int V = cases[i][0], T = cases[i][1], block = cases[i][2], id[32], length[16], size = 2*(T - 1) + 1 + T/4;
+        Net n = open_net(small(V, true), T, 0, 0, 11);
+        Corpus c = {.vocab = {.bos = V - 2, .mask = V - 1, .length = length}, .id = {[TEST] = id}, .n = {[TEST] = (size_t)size}};
+        Rng r = rng(3, RNG_DATA, (uint64_t)i);
+        sharpen(&n);
+        for (int v = 0; v < V; v++) length[v] = 2;
+        for (int t = 0; t < size; t++) id[t] = below(&r, V - 1);
+        double exact = 0, unused, spread[ESTIMATORS] = {0};
+        tape.off = true;
+        for (int at = 0; at < size; at += T - 1) {
+            int x[16], counted[16];
+            window(&c, TEST, (size_t)at, T, x, counted);
+            exact += toy_bound(&n, x, T, block, true, size - at < T - 1 ? 1 + size - at : T, &unused) / size;
+        }
+        for (Estimator e = LEVELS; e < ESTIMATORS; e++) {
+            int x[2][16], counted[16];                   // what stands beyond the end of the text must not matter, to the bit
+            real loss[2];
+            for (int other = 0; other < 2; other++) {
+                window(&c, TEST, (size_t)(2*(T - 1)), T, x[other], counted);
+                counted[0] = 0;
+                for (int t = 1; t < T; t++) if (!counted[t]) x[other][t] = other;
+                begin_step();
+                download(&loss[other], estimate(&n, x[other], counted, 1, T, block, e, 1, 5).loss->data, sizeof *loss);
+            }
+            CHECK(loss[0] == loss[1] && memcmp(x[0], x[1], (size_t)T * sizeof(int)), "%s: %g and %g", estimator_name[e], (double)loss[0], (double)loss[1]);
+            double mean = 0, runs2 = 0, errors2 = 0;
+            for (int run = 0; run < RUNS; run++) {
+                opt.seed = 1000*i + run;
+                Result got = evaluate(&n, &c, TEST, 2, T, block, false, e, DRAWS, false);
+                CHECK(got.tokens == size && fabs(got.bits_per_char * 2 * log(2) - got.nats) <= 1e-9, "%ld tokens, %g bits", got.tokens, got.bits_per_char);
+                if (e == EXACT || block == 1) {
+                    CHECK_CLOSE("exact estimator and enumeration", got.nats, exact, REAL_IS_DOUBLE ? 1e-10 : 1e-5);
+                    CHECK(got.draw_error == 0, "%g", got.draw_error);
+                    break;
+                }
+                mean += got.nats / RUNS, runs2 += pow(got.nats - exact, 2) / RUNS, errors2 += pow(got.draw_error, 2) / RUNS;
+            }
+            if (e == EXACT || block == 1) continue;
+            // [0.001, 1] instead of [0, 1] moves the mean of `levels` by less than a thousandth
+            CHECK_CLOSE(estimator_name[e], mean, exact, 5 * sqrt(errors2 / RUNS) + (e == LEVELS ? 1e-3 * exact : 0));
+            CHECK(5 * sqrt(errors2 / RUNS) < (e == LEVELS ? 0.15 : 0.05) * exact, "too rough to prove anything: %g of %g", sqrt(errors2 / RUNS), exact);
+            CHECK_CLOSE("reported error over that of the runs", sqrt(errors2 / runs2), 1, 0.2);
+            spread[e] = sqrt(errors2);
+        }
+        CHECK(block == 1 || (spread[MASKS] > 0 && spread[MASKS] < spread[LEVELS]), "block %d: error %g of masks, %g of levels", block, spread[MASKS], spread[LEVELS]);
+        tape.off = false;
+        net_free(&n);
+    }
+
+    // the error over texts: random texts, each evaluated exactly, against the mean over all of them
+    enum { WINDOWS = 24 };
+    Net n = open_net(small(3, true), TT, 0, 0, 11);
+    int id[WINDOWS * (TT - 1)], length[3] = {1, 1, 1};
+    Corpus c = {.vocab = {.bos = 0, .mask = 2, .length = length}, .id = {[TEST] = id}, .n = {[TEST] = WINDOWS * (TT - 1)}};
+    double all = 0, unused, mean = 0, runs2 = 0, errors2 = 0;
+    tape.off = true;
+    for (int code = 0; code < 8; code++) all += toy_bound(&n, (int[TT]){0, code & 1, code >> 1 & 1, code >> 2}, TT, 2, true, TT, &unused) / (TT - 1) / 8;
+    for (int run = 0; run < RUNS; run++) {
+        Rng r = rng(4, RNG_DATA, (uint64_t)run);
+        for (int t = 0; t < WINDOWS * (TT - 1); t++) id[t] = below(&r, 2);
+        Result got = evaluate(&n, &c, TEST, 1, TT, 2, false, EXACT, 1, false);
+        mean += got.nats / RUNS, runs2 += pow(got.nats - all, 2) / RUNS, errors2 += pow(got.error, 2) / RUNS;
+    }
+    CHECK_CLOSE("mean over texts", mean, all, 5 * sqrt(errors2 / RUNS));
+    CHECK_CLOSE("reported error over texts", sqrt(errors2 / runs2), 1, 0.2);
+    c.n[TEST] = TT - 1;
+    Result one = evaluate(&n, &c, TEST, 1, TT, 2, false, MASKS, 1, false);
+    CHECK(isnan(one.error) && isnan(one.draw_error), "one window and one draw say nothing about their error: %g %g", one.error, one.draw_error);
+    tape.off = false;
+    net_free(&n);
+    opt.seed = seed;
 }
 
 // ---- what sampling costs --------------------------------------------------------------------------------------------------------------
@@ -632,7 +724,11 @@ int main(void) {
     test_cache();
     test_ring();
     test_toy();
+#ifdef _OPENMP
+    omp_set_num_threads(1);                              // many small passes: threads would wait for each other most of the time
+#endif
     test_law();
+    test_estimators();
     test_nfe();
     test_flat();
     return finish(REAL_IS_DOUBLE ? "test_bd3lm (double)" : "test_bd3lm (float, fast kernels)");
