@@ -3,6 +3,16 @@
 #include "../bd3lm.c"
 #include "check.h"
 
+// Every allocation of the program and of the C library on its behalf is counted, where the C library lets us stand in its way.
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__)
+#define COUNTS_ALLOCATIONS 1
+static long allocations;
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t);
+void *malloc(size_t bytes)              { allocations++; return __libc_malloc(bytes); }
+void *calloc(size_t n, size_t bytes)    { allocations++; return __libc_calloc(n, bytes); }
+void *realloc(void *old, size_t bytes)  { allocations++; return __libc_realloc(old, bytes); }
+#endif
+
 static const double TIGHT = REAL_IS_DOUBLE ? 1e-10 : 2e-5;
 
 // A small network with odd sizes and nothing zero: also the gates and the output layer are random.
@@ -635,6 +645,107 @@ static void test_flat(void) {
     }
 }
 
+#ifdef COUNTS_ALLOCATIONS
+// Nothing allocates inside a step: as many allocations after 2 steps as after 50, in training and for every sampler.
+static void test_allocations(void) {
+    enum { V = 300, B = 2, T = 12, L = 240 };
+    long start = allocations, second = 0;
+    free(NEW(int, 1));
+    CHECK(allocations == start + 1, "%ld allocations are counted for one", allocations - start);
+
+    int id[100], x[B * L], counted[B * T], row[B * 3], block = opt.block, length = opt.length, batch = opt.batch;
+    Rng r = rng(5, RNG_DATA, 0);
+    for (int t = 0; t < 100; t++) id[t] = below(&r, V - 2);
+    Corpus c = {.vocab = {.bos = V - 2, .mask = V - 1}, .id = {[TRAIN] = id}, .n = {[TRAIN] = 100}};
+    opt.block = 3, opt.length = T, opt.batch = B, opt.dropout = 0.1;
+    Net n = open_net(small(V, true), T, 0, 0, 12);
+    for (int step = 1; step <= 50; step++) {
+        double norm, loss = train_step(&n, &c, step, x, counted, &norm);
+        CHECK(isfinite(loss), "%g", loss);
+        if (step == 2) second = allocations;
+    }
+    CHECK(allocations == second, "training: %ld allocations after step 2, %ld after step 50", second, allocations);
+    net_free(&n);
+    opt.block = block, opt.length = length, opt.batch = batch, opt.dropout = 0;
+
+    tape.off = true;
+    for (int kind = 0; kind < 3; kind++) {               // first-hitting, ancestral, AR; the window is full from block 4 on
+        bool ar = kind == 2;
+        int size = ar ? 1 : 3, known = ar ? 1 : 0;
+        n = open_net(small(V, !ar), L, B, T, 12);
+        Sampler s = {.net = &n, .B = B, .L = L, .block = size, .x = x, .row = row, .steps = kind == 1 ? 8 : 0, .top = 0.9, .rng = rng(6, RNG_SAMPLE, 0)};
+        for (int i = 0; i < B * L; i++) x[i] = ar && i % L == 0 ? V - 2 : n.c.mask;
+        for (int step = 1; step <= 50; step++) {
+            int at = (step - 1) * size + known;
+            if (ar) sample_next(&s, at); else sample_block(&s, at);
+            if (step == 2) second = allocations;
+        }
+        CHECK(allocations == second, "sampler %d: %ld allocations after block 2, %ld after block 50", kind, second, allocations);
+        net_free(&n);
+    }
+    tape.off = false;
+}
+#endif
+
+// ---- precision of the draws -------------------------------------------------------------------------------------------------------------
+// One token that always has the same law: half of it on one symbol, the other half evenly on 2048. An ancestral sampler of many steps draws from
+// (law (1 - stay), MASK stay) at each, so that each of the 2048 is a very rare event.
+enum { TAIL = 2048, MANY = 1 << 14, RACES = 100 };
+
+// The categorical as an exponential race, argmax q / -log u (Gumbel's trick), with uniforms of 24 or 53 bits from SplitMix; the mask, entry n - 1, starts.
+static int race(const double *q, int n, uint64_t *state, int bits) {
+    int winner = n - 1;
+    double best = INFINITY, unit = bits == 24 ? 0x1p-24 : 0x1p-53;
+    for (int v = n - 1; v >= 0; v--) {
+        uint64_t z = *state += 0x9E3779B97F4A7C15u;
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u, z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+        double u = (double)(int64_t)((z ^ z >> 31) >> (64 - bits)) * unit;
+        if (1 - u >= best * q[v]) continue;              // as -log u >= 1 - u, most need no logarithm
+        double time = -log(u) / q[v];
+        if (time < best) best = time, winner = v;
+    }
+    return winner;
+}
+
+// entropy of the law whose share of the 2048 is `tail`
+static double entropy_of(double tail) { return -tail * log(tail / TAIL) - (1 - tail) * log(1 - tail); }
+
+// Zheng et al. 2024: with 24 bits no Gumbel number exceeds 16.6, rare tokens lose, and the entropy falls as if by a lower temperature.
+static void test_precision(void) {
+    enum { V = TAIL + 2 };                               // the likely symbol is 0, MASK the last
+    Net n = open_net(small(V, true), 1, 1, 1, 13);
+    double p[V] = {0.5}, q[V], share[3] = {0};
+    real bias[V];
+    for (int v = 1; v <= TAIL; v++) p[v] = 0.5 / TAIL;
+    for (int v = 0; v < V; v++) bias[v] = v < V - 1 ? (real)log(p[v]) : 0;
+    fill(n.linear->data, 0, count(n.linear));
+    upload(n.linear_bias->data, bias, sizeof bias);
+    tape.off = true;
+    for (int i = 0; i < RACES; i++) {
+        int x = n.c.mask, row;
+        Sampler s = {.net = &n, .B = 1, .L = 1, .block = 1, .x = &x, .row = &row, .steps = MANY, .top = 1, .rng = rng(7, RNG_SAMPLE, (uint64_t)i)};
+        sample_block(&s, 0);
+        share[0] += (x > 0) / (double)RACES;
+        for (int kind = 1; kind < 3; kind++) {
+            uint64_t state = philox(7, (uint64_t)kind, (uint64_t)i).w[0];
+            x = n.c.mask;
+            for (int step = 0; x == n.c.mask; step++) {
+                ancestral_law(q, p, V, n.c.mask, n.c.mask, (double)(MANY - step) / MANY, (double)(MANY - step - 1) / MANY);
+                x = race(q, V, &state, kind == 1 ? 24 : 53);
+            }
+            share[kind] += (x > 0) / (double)RACES;
+        }
+    }
+    double error = sqrt(0.25 / RACES), right = entropy_of(0.5);
+    CHECK_CLOSE("inverse transform in double: share of rare tokens", share[0], 0.5, 4 * error);
+    CHECK_CLOSE("race with 53 bits: share of rare tokens", share[2], 0.5, 4 * error);
+    CHECK(share[1] < 0.5 - 4 * error, "race with 24 bits: share of rare tokens %g", share[1]);
+    CHECK(entropy_of(share[1]) < right - 0.3 && entropy_of(share[0]) > right - 0.3 && entropy_of(share[2]) > right - 0.3,
+          "entropy %g ours, %g with 24 bits, %g with 53, %g of the law", entropy_of(share[0]), entropy_of(share[1]), entropy_of(share[2]), right);
+    tape.off = false;
+    net_free(&n);
+}
+
 // ---- pieces of the method -----------------------------------------------------------------------------------------------------------
 static void test_pieces(void) {
     // what a row may see for L = 6, L' = 2 (the case of the paper's Figure 3), drawn by hand: noisy | clean
@@ -724,6 +835,9 @@ int main(void) {
     test_cache();
     test_ring();
     test_toy();
+#ifdef COUNTS_ALLOCATIONS
+    test_allocations();
+#endif
 #ifdef _OPENMP
     omp_set_num_threads(1);                              // many small passes: threads would wait for each other most of the time
 #endif
@@ -731,5 +845,6 @@ int main(void) {
     test_estimators();
     test_nfe();
     test_flat();
+    if (!REAL_IS_DOUBLE) test_precision();               // nothing in it depends on `real`
     return finish(REAL_IS_DOUBLE ? "test_bd3lm (double)" : "test_bd3lm (float, fast kernels)");
 }
