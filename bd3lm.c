@@ -104,12 +104,13 @@ static void set_up(void) {
 #else
     if (opt.threads > 1) die("--threads %d: this build has no OpenMP, it knows one thread", opt.threads);
 #endif
-#if !REAL_IS_DOUBLE
-    naive = opt.naive;
-#endif
     bool bf16 = !strcmp(opt.precision, "bf16"), choose = !strcmp(opt.precision, "auto");
     if (!bf16 && !choose && strcmp(opt.precision, "fp32")) die("--precision %s: fp32, bf16 or auto", opt.precision);
-    precision = bf16 || (choose && has_matrix_unit() && !opt.naive && !REAL_IS_DOUBLE) ? BF16 : FP32;
+    precision = bf16 ? BF16 : FP32;
+#if !REAL_IS_DOUBLE
+    naive = opt.naive;
+    if (choose && !naive && has_matrix_unit()) precision = BF16;
+#endif
     opt.precision = precision == BF16 ? "bf16" : "fp32";           // what the configuration then shows
     if (!*opt.out) die("--out '': the name of a directory is needed");
     setvbuf(stdout, NULL, _IOLBF, 1 << 16);
