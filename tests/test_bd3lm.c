@@ -356,7 +356,7 @@ static void only_uncovers(const Sampler *s, int known, int end) {
         bool kept = start != known || before[i] == s->net->c.mask || before[i] == s->x[i];
         if (!kept) CHECK(kept, "token %d of text %d changed from %d to %d", i % TT, i / TT, before[i], s->x[i]);
     }
-    memcpy(before, s->x, sizeof before);
+    memcpy(before, s->x, (size_t)(s->B * TT) * sizeof(int));
     start = known;
     for (int b = 0; b < s->B; b++) for (int t = known; t < end; t++) if (s->x[b*TT + t] == s->net->c.mask) return;
     start = -1;                                          // the block is done
