@@ -61,7 +61,8 @@ part "sanitized: parity on emulated tiles" build_and_run parity_amx "-I. -Wno-ps
 # the program itself, as `make debug` builds it
 debug_program() {
     make -s debug && ./bd3lm_debug train --data README.md --vocab 30 --width 24 --heads 3 --steps 3 --dropout 0.1 --out $dir/debug --force && ./bd3lm_debug eval --out $dir/debug &&
-    ./bd3lm_debug sample --out $dir/debug --samples 3 --chars 50 --quality && ./bd3lm_debug check $golden >/dev/null && echo "1 passed, 0 failed"
+    ./bd3lm_debug eval --out $dir/debug --estimator masks --draws 2 --text 'some words' && ./bd3lm_debug eval --out $dir/debug --estimator exact --text 'some words' &&
+    ./bd3lm_debug sample --out $dir/debug --samples 3 --chars 50 --sampler ancestral --sampling-steps 5 && ./bd3lm_debug sample --out $dir/debug --samples 3 --chars 50 --quality && ./bd3lm_debug check $golden >/dev/null && echo "1 passed, 0 failed"
 }
 part "make debug: train, eval, sample, check" debug_program
 
