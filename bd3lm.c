@@ -243,6 +243,8 @@ typedef struct Net {
     Rope rope;
     real *cache;                // keys|values (NL,B,W,2C) for sampling, else NULL
     int cache_B, W;
+    real *mods;                 // with a cache: all modulations (NL,6C)|(2C) of level 0, once a pass has computed them
+    bool mods_known;
     Dropout drop;               // of the next residual branch; p = 0 outside of training
 } Net;
 
@@ -289,10 +291,25 @@ static Net net_create(NetConfig c, bool training, uint64_t seed, int P, int cach
     }
     params_create(ps, training, seed);
     net.rope = rope_create(P, C / c.NH, c.rope_base);
+    if (cache_B && c.adaln) net.mods = arena_take(&persistent, ((size_t)c.NL * 6 + 2) * (size_t)C * sizeof(real));
     if (cache_B) net.cache = arena_take(&persistent, (size_t)c.NL * (size_t)cache_B * (size_t)W * 2*(size_t)C * sizeof(real));
     return net;
 }
 static void net_free(Net *net) { params_free(&net->ps); free(net->layer); *net = (Net){0}; }
+
+// The modulation weight cond + bias of layer l (NL: the output layer) -> (1,1,columns). It depends on nothing but the weights, so a sampler, which
+// never changes them, computes it once: it would read as many numbers as two of the ten products of a layer do.
+static Tensor *modulation(Net *net, Tensor *cond, Tensor *weight, Tensor *bias, int l) {
+    real *kept = net->mods ? net->mods + (size_t)l * 6 * (size_t)net->c.C : NULL;
+    if (!net->mods_known || !tape.off) {
+        Tensor *mod = linear(cond, weight, bias, LINEAR_ONLY);
+        if (kept) store_rows(kept, mod->data, 1, 1, 1, mod->C, mod->C);
+        return mod;
+    }
+    Tensor *mod = HOST(Tensor, 1);
+    *mod = (Tensor){.data = kept, .B = 1, .T = 1, .C = weight->T, .kind = CONSTANT, .name = weight->name};
+    return mod;
+}
 
 // What the network is shown: ids (B,T), and for each of the T rows of a sequence its position and what it attends to. (In the doubled pass
 // T counts both copies.) With a cache (slot >= 0) the rows are stored at slots slot.. and spans are intervals of the cache.
@@ -318,13 +335,13 @@ static Tensor *forward(Net *net, Input in, const int *row, int N) {
     const Span *span = to_device(in.span, (size_t)in.T * sizeof(Span)), *wanted_span = to_device(row_span, (size_t)N * sizeof(Span));
 
     Tensor *x = embedding(net->embedding, id, in.B, in.T), *cond = NULL;
-    if (c.adaln) {
+    if (c.adaln && !(net->mods_known && tape.off)) {
         const double *level = to_device(&(double){0}, sizeof(double));
         cond = linear(linear(level_features(level, 1, c.freq), net->sigma0, net->sigma0_bias, SILU), net->sigma2, net->sigma2_bias, SILU);
     }
     for (int l = 0; l < c.NL; l++) {
         Layer *y = &net->layer[l];
-        Tensor *mod = c.adaln ? linear(cond, y->ada, y->ada_bias, LINEAR_ONLY) : NULL;         // shift, scale, gate; twice
+        Tensor *mod = c.adaln ? modulation(net, cond, y->ada, y->ada_bias, l) : NULL;          // shift, scale, gate; twice
         Modulation attn = {mod, NULL, 0, C, 2*C}, mlp = {mod, NULL, 3*C, 4*C, 5*C};
         bool last = l == c.NL - 1;
 
@@ -349,7 +366,8 @@ static Tensor *forward(Net *net, Input in, const int *row, int N) {
         net->drop.stream++;
         x = gated_residual(x, linear(h, y->mlp2, y->mlp2_bias, LINEAR_ONLY), mlp, net->drop);
     }
-    Modulation out = {c.adaln ? linear(cond, net->ada, net->ada_bias, LINEAR_ONLY) : NULL, NULL, 0, C, 0};
+    Modulation out = {c.adaln ? modulation(net, cond, net->ada, net->ada_bias, c.NL) : NULL, NULL, 0, C, 0};
+    net->mods_known = net->mods && !dry && tape.off;
     return linear(norm_modulate(x, net->norm_final, out, c.eps), net->linear, net->linear_bias, LINEAR_ONLY);
 }
 

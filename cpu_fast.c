@@ -391,19 +391,25 @@ static inline __attribute__((always_inline)) void dots(float *sum, const float *
     }
 }
 static void few_rows(float *out, const float *inp, const float *weight, int N, int C, int OC, const Epilogue *e) {
+    enum { COLUMNS = 64 };
     #pragma omp parallel for if ((double)N * C * OC > 1e5)
-    for (int o = 0; o < OC; o += DN) {
-        const float *w[DN];
-        float sum[DM * DN] = {0};
-        for (int j = 0; j < DN; j++) w[j] = weight + (size_t)min(o + j, OC - 1)*C;
-        for (int n = 0; n < N; n += DM) {
-            const float *x[DM];
-            for (int i = 0; i < DM; i++) x[i] = inp + (size_t)min(n + i, N - 1)*C;
-            if (n + 1 < N) dots(sum, x, w, DM, C); else dots(sum, x, w, 1, C);
-            for (int i = 0; i < DM && n + i < N; i++)
-                for (int j = 0; j < DN && o + j < OC; j++) out[(size_t)(n + i)*OC + o + j] = sum[i*DN + j];
+    for (int o0 = 0; o0 < OC; o0 += COLUMNS) {
+        int o1 = min(o0 + COLUMNS, OC);
+        for (int o = o0; o < o1; o += DN) {
+            const float *w[DN];
+            float sum[DM * DN] = {0};
+            for (int j = 0; j < DN; j++) w[j] = weight + (size_t)min(o + j, OC - 1)*C;
+            for (int n = 0; n < N; n += DM) {
+                const float *x[DM];
+                for (int i = 0; i < DM; i++) x[i] = inp + (size_t)min(n + i, N - 1)*C;
+                for (int j = n / DM; N > 4 && j < DN; j += (N + DM - 1) / DM)  // asks memory for the next weights while these are multiplied
+                    for (int c = 0; c < C; c += 16) __builtin_prefetch(w[j] + (size_t)DN*C + c);
+                if (n + 1 < N) dots(sum, x, w, DM, C); else dots(sum, x, w, 1, C);
+                for (int i = 0; i < DM && n + i < N; i++)
+                    for (int j = 0; j < DN && o + j < OC; j++) out[(size_t)(n + i)*OC + o + j] = sum[i*DN + j];
+            }
         }
-        if (e) epilogue(out, OC, e, 0, N, o, min(o + DN, OC));
+        if (e) epilogue(out, OC, e, 0, N, o0, o1);
     }
 }
 

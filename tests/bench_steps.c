@@ -1,11 +1,10 @@
-// bench_steps.c: whole training steps of bd3lm, and the share of each kind of kernel in them.
-//     build/bench_steps [S|P|T|demo]...        S: 6 layers, width 384    P: the paper's network, 12 layers, width 768    T: 4 layers, width 192
+// bench_steps.c: whole training steps of bd3lm, the share of each kind of kernel in them, and sampling; in bf16 too where there is a matrix unit.
+//     build/bench_steps [S|T|P|demo]...        S: 6 layers, width 384    P: the paper's network, 12 layers, width 768    T: 4 layers, width 192
 #define TESTING
 static double seconds(void);
 static void charge(const char *kernel, double from);
 #define TIMED(name, call) do { double from = seconds(); call; charge(#name, from); } while (0)
 #include "../bd3lm.c"
-#include <sys/resource.h>
 
 static struct { const char *name; double seconds; } charged[64];
 static void charge(const char *kernel, double from) {
@@ -66,12 +65,47 @@ static void train(const Size *z) {
     free(c.id[TRAIN]), free(x), free(counted);
 }
 
+// One text of `blocks` blocks after the window is full, first-hitting with the cache, as `sample` writes it; an untrained network takes as long.
+static void sample(const Size *z, int block, int blocks) {
+    int V = z->symbols + 2, W = z->T, L = W + (blocks + 1) * block;
+    NetConfig config = {.NL = z->layers, .C = z->width, .NH = z->heads, .cond = 128, .V = V, .mask = V - 2, .adaln = true, .freq = 256, .mlp = 4, .rope_base = 10000, .eps = 1e-5};
+    Net net = {0};
+    Sampler s = {.net = &net, .B = 1, .L = L, .block = block, .x = NEW(int, L), .row = NEW(int, block), .top = 0.9, .rng = rng(1, RNG_SAMPLE, 0)};
+    for (int t = 0; t < L; t++) s.x[t] = t < W ? t % z->symbols : V - 2;
+    tape.off = true;
+    for (int real_run = 0; real_run < 2; real_run++) {
+        if (real_run) end_dry_run(false); else begin_dry_run();
+        net_free(&net);
+        net = net_create(config, false, 1, L, 1, W);
+        if (!real_run) forward_cached(&s, 0, block, s.row, 1);
+    }
+    for (int at = 0; at < W + block; at += block) sample_block(&s, at);
+    s.forwards = s.nfe = s.pairs = 0;
+    double from = seconds();
+    for (int at = W + block; at < L; at += block) sample_block(&s, at);
+    double took = seconds() - from;
+    printf("sample %-4s block %2d %7.1f tokens/s | %.2f passes, %.0f key pairs a token | cache and weights %.2f GB\n", z->name, block, blocks * block / took,
+           (double)s.forwards / (blocks * block), (double)s.pairs / (blocks * block), (double)persistent.size * 1e-9);
+    tape.off = false;
+    net_free(&net);
+    free(s.x), free(s.row);
+}
+
 int main(int argc, char **argv) {
-    opt.threads = 0;
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        bool wanted = argc == 1;
-        for (int a = 1; a < argc; a++) wanted = wanted || !strcmp(argv[a], sizes[i].name);
-        if (wanted) train(&sizes[i]);
+    precision = has_matrix_unit() ? BF16 : FP32;
+    for (int p = FP32; p <= (int)precision; p++) {
+        Precision best = precision;
+        precision = p;
+        printf("%s, %d threads:\n", p == BF16 ? "bf16" : "fp32", omp_get_max_threads());
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            bool wanted = argc == 1;
+            for (int a = 1; a < argc; a++) wanted = wanted || !strcmp(argv[a], sizes[i].name);
+            if (!wanted) continue;
+            train(&sizes[i]);
+            if (!strcmp(sizes[i].name, "S")) sample(&sizes[i], 4, 25), sample(&sizes[i], 16, 6);
+            if (!strcmp(sizes[i].name, "P")) sample(&sizes[i], 16, 2);
+        }
+        precision = best;
     }
     return 0;
 }
