@@ -1,12 +1,7 @@
 #!/bin/sh
-# Training and sampling speed of the demo's configuration, on all cores and on one. Numbers of one run: compare only within it.
+# tests/bench.sh BUILD: all measurements in one run, since on a shared machine numbers of different runs do not compare.
 set -eu
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-text=data/cache/kjv.txt; [ -s $text ] || text=bd3lm.c
-for threads in 0 1; do
-    echo "threads=$threads (0: all $(nproc) cores)"
-    ./bd3lm train --data $text --out "$dir/bench" --force --steps 100 --threads $threads | tail -n 1
-    ./bd3lm sample --out "$dir/bench" --samples 16 --threads $threads | tail -n 1
-    ./bd3lm sample --out "$dir/bench" --samples 1 --threads $threads | tail -n 1
-done
+sed -n 's/^model name[^:]*: */processor: /p' /proc/cpuinfo 2>/dev/null | head -n 1
+"$1"/bench_kernels
+"$1"/bench_steps S T P
+if command -v python3 >/dev/null; then python3 tests/bench_peer.py; else echo "without python3 there is no PyTorch to compare with"; fi

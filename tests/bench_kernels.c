@@ -1,10 +1,10 @@
 // bench_kernels.c: how fast this machine is, and what share of that each kernel reaches. Machine and kernels are measured in turns, within seconds
 // of each other: on a shared machine numbers of different runs do not compare. Best of several. GB: 1e9 bytes, of what must move at least once.
 #include "../cpu_fast.c"                        // its vectors and its exp are measured too
-#include <omp.h>
 #include <stdio.h>
 #include <time.h>
 
+static int threads = 1;
 static double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec; }
 
 // seconds of the fastest run of `body`, repeated for about `budget` seconds and at least three times
@@ -35,7 +35,24 @@ static void multiply_add(int times) {
         (void)sink;
     }
 }
-static double flops_peak(void) { int times = 1 << 18; return 2.0 * VW * CHAINS * times * omp_get_max_threads() / BEST(0.2, multiply_add(times)) * 1e-9; }
+static double flops_peak(void) { int times = 1 << 18; return 2.0 * VW * CHAINS * times * threads / BEST(0.2, multiply_add(times)) * 1e-9; }
+
+#ifdef AMX
+static void multiply_tiles(int times, const uint32_t *a, const uint32_t *b) {           // operands in the first cache, as tile_block() reads them
+    #pragma omp parallel
+    {
+        float c[LINES * LINES];
+        tiles_on();
+        for (int n = 0; n < times; n++) tile_block(8, a, b, 0, c, LINES);
+        tiles_off();
+    }
+}
+static double tiles_peak(void) {
+    static uint32_t a[16 * TILE_SIZE], b[16 * TILE_SIZE];
+    int times = 1 << 14;
+    return 2.0 * LINES * LINES * DEPTH * 8 * times * threads / BEST(0.2, multiply_tiles(times, a, b)) * 1e-9;
+}
+#endif
 
 enum { BIG = 1 << 26 };                         // floats; 256 MB are in no cache
 static float *big;
@@ -47,7 +64,8 @@ static double memory_peak(void) { return 2.0 * BIG * sizeof(float) / BEST(0.5, s
 
 // ---- kernels ------------------------------------------------------------------------------------------------------------------
 
-static double peak_flops, peak_memory;
+static double peak_flops, peak_memory;          // GFLOP/s of the precision that is measured, GB/s
+static Precision how;
 
 static float *numbers(size_t n) {               // uniform in [-0.5, 0.5]
     float *x = aligned_alloc(64, (n * sizeof(float) + 63) / 64 * 64);
@@ -66,12 +84,12 @@ static void products(int N, int C, int OC) {
     double flops = 2.0 * N * C * OC;
     char text[128];
     snprintf(text, sizeof text, "linear_forward          rows %5d  %4d -> %4d", N, C, OC);
-    flops_line(text, flops, BEST(0.3, linear_forward_fast(y, NULL, x, w, NULL, N, C, OC, LINEAR_ONLY, FP32)));
+    flops_line(text, flops, BEST(0.3, linear_forward_fast(y, NULL, x, w, NULL, N, C, OC, LINEAR_ONLY, how)));
     if (N >= 64) {
         snprintf(text, sizeof text, "linear_backward_inp     rows %5d  %4d -> %4d", N, C, OC);
-        flops_line(text, flops, BEST(0.3, linear_backward_inp_fast(dx, y, w, N, C, OC, FP32)));
+        flops_line(text, flops, BEST(0.3, linear_backward_inp_fast(dx, y, w, N, C, OC, how)));
         snprintf(text, sizeof text, "linear_backward_weight  rows %5d  %4d -> %4d", N, C, OC);
-        flops_line(text, flops, BEST(0.3, linear_backward_weight_fast(dw, NULL, y, x, N, C, OC, FP32)));
+        flops_line(text, flops, BEST(0.3, linear_backward_weight_fast(dw, NULL, y, x, N, C, OC, how)));
     }
     free(x), free(w), free(y), free(dx), free(dw);
 }
@@ -90,9 +108,9 @@ static void attention(int B, int T, int block, int NH, int HS) {
     float *qkv = numbers(3*n), *out = numbers(n), *dout = numbers(n), *dqkv = numbers(3*n), *lse = numbers((size_t)B*NH*S);
     char text[128];
     snprintf(text, sizeof text, "attention_forward       B %2d T %4d block %4d NH %2d HS %2d", B, T, block, NH, HS);
-    flops_line(text, 4*HS*pairs, BEST(0.3, attention_forward_fast(out, lse, qkv, qkv + C, qkv + 2*C, span, B, S, S, NH, HS, 3*C, 3*C, FP32)));
+    flops_line(text, 4*HS*pairs, BEST(0.3, attention_forward_fast(out, lse, qkv, qkv + C, qkv + 2*C, span, B, S, S, NH, HS, 3*C, 3*C, how)));
     snprintf(text, sizeof text, "attention_backward      B %2d T %4d block %4d NH %2d HS %2d", B, T, block, NH, HS);
-    flops_line(text, 10*HS*pairs, BEST(0.3, attention_backward_fast(dqkv, dqkv + C, dqkv + 2*C, dout, out, lse, qkv, qkv + C, qkv + 2*C, span, B, S, S, NH, HS, 3*C, 3*C, FP32)));
+    flops_line(text, 10*HS*pairs, BEST(0.3, attention_backward_fast(dqkv, dqkv + C, dqkv + 2*C, dout, out, lse, qkv, qkv + C, qkv + 2*C, span, B, S, S, NH, HS, 3*C, 3*C, how)));
     free(span), free(qkv), free(out), free(dout), free(dqkv), free(lse);
 }
 
@@ -111,7 +129,7 @@ static void exponentials(void) {
     int times = 1024;
     float *x = numbers(SMALL);
     double s = BEST(0.2, exponentials_of(x, times));
-    printf("%-58s %9.3f ms %8.2f billion/s\n", "vexp", s * 1e3, (double)SMALL * times * omp_get_max_threads() / s * 1e-9);
+    printf("%-58s %9.3f ms %8.2f billion/s\n", "vexp", s * 1e3, (double)SMALL * times * threads / s * 1e-9);
     free(x);
 }
 
@@ -132,12 +150,7 @@ static void elementwise(int N, int C) {
     free(x), free(y), free(z), free(u), free(mod), free(dmod), free(w), free(dw), free(mean), free(rstd);
 }
 
-int main(void) {
-    big = numbers(BIG);
-    peak_flops = flops_peak(), peak_memory = memory_peak();
-    free(big);
-    printf("%d threads, vectors of %d floats, tile %d x %d vectors: multiply-add peak %.0f GFLOP/s, memory %.1f GB/s (read + write)\n",
-           omp_get_max_threads(), VW, MR, NV, peak_flops, peak_memory);
+static void products_and_attention(void) {
     products(8192, 384, 384);
     products(8192, 384, 1152);
     products(8192, 384, 1536);
@@ -152,8 +165,27 @@ int main(void) {
     attention(2, 1024, 1024, 12, 64);
     attention(16, 256, 16, 6, 64);
     attention(32, 128, 4, 6, 32);
+}
+
+int main(void) {
+#ifdef _OPENMP
+    threads = omp_get_max_threads();
+#endif
+    big = numbers(BIG);
+    peak_flops = flops_peak(), peak_memory = memory_peak();
+    free(big);
+    printf("%d threads, vectors of %d floats, tile %d x %d vectors: multiply-add peak %.0f GFLOP/s, memory %.1f GB/s (read + write)\n",
+           threads, VW, MR, NV, peak_flops, peak_memory);
+    products_and_attention();
     exponentials();
     elementwise(8192, 384);
+#ifdef AMX
+    if (has_matrix_unit()) {
+        how = BF16, peak_flops = tiles_peak();
+        printf("bf16 on AMX tiles: peak %.0f GFLOP/s\n", peak_flops);
+        products_and_attention();
+    }
+#endif
     double again = flops_peak();
     printf("multiply-add peak at the end: %.0f GFLOP/s\n", again);
     return 0;

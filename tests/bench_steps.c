@@ -92,11 +92,13 @@ static void sample(const Size *z, int block, int blocks) {
 }
 
 int main(int argc, char **argv) {
-    precision = has_matrix_unit() ? BF16 : FP32;
-    for (int p = FP32; p <= (int)precision; p++) {
-        Precision best = precision;
-        precision = p;
-        printf("%s, %d threads:\n", p == BF16 ? "bf16" : "fp32", omp_get_max_threads());
+    int threads = 1;
+#ifdef _OPENMP
+    threads = omp_get_max_threads();
+#endif
+    for (int p = FP32; p <= (has_matrix_unit() ? BF16 : FP32); p++) {
+        precision = (Precision)p;
+        printf("%s, %d threads:\n", p == BF16 ? "bf16" : "fp32", threads);
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
             bool wanted = argc == 1;
             for (int a = 1; a < argc; a++) wanted = wanted || !strcmp(argv[a], sizes[i].name);
@@ -105,7 +107,7 @@ int main(int argc, char **argv) {
             if (!strcmp(sizes[i].name, "S")) sample(&sizes[i], 4, 25), sample(&sizes[i], 16, 6);
             if (!strcmp(sizes[i].name, "P")) sample(&sizes[i], 16, 2);
         }
-        precision = best;
     }
+    if (!has_matrix_unit()) printf("bf16: not measured, this processor has no AMX tiles\n");
     return 0;
 }
