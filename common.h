@@ -300,6 +300,7 @@ static void params_create(Params *ps, bool training, uint64_t seed) {
         ps->norm2 = arena_take(&persistent, sizeof(double));
     }
     params_point(ps, ps->data);
+    if (dry) return;
     real *values = NEW(real, ps->size);
     for (int i = 0; i < ps->n; i++) {
         Param *p = ps->list[i];
@@ -452,6 +453,8 @@ typedef struct { real *cosine, *sine; int *pair; int P, HS; } Rope;
 static Rope rope_create(int P, int HS, double base) {
     Rope r = {.P = P, .HS = HS};
     size_t bytes = (size_t)P * (size_t)HS * sizeof(real);
+    r.cosine = arena_take(&persistent, bytes), r.sine = arena_take(&persistent, bytes), r.pair = arena_take(&persistent, (size_t)HS * sizeof(int));
+    if (dry) return r;
     real *cosine = allocate(bytes), *sine = allocate(bytes);
     int *pair = NEW(int, HS), half = HS / 2;
     for (int i = 0; i < HS; i++) pair[i] = i < half ? i + half : i < 2*half ? i - half : -1;
@@ -461,7 +464,6 @@ static Rope rope_create(int P, int HS, double base) {
             cosine[(size_t)p*(size_t)HS + (size_t)i] = (real)cos(angle);
             sine[(size_t)p*(size_t)HS + (size_t)i] = (real)sin(angle);
         }
-    r.cosine = arena_take(&persistent, bytes), r.sine = arena_take(&persistent, bytes), r.pair = arena_take(&persistent, (size_t)HS * sizeof(int));
     upload(r.cosine, cosine, bytes), upload(r.sine, sine, bytes), upload(r.pair, pair, (size_t)HS * sizeof(int));
     free(cosine), free(sine), free(pair);
     return r;

@@ -24,14 +24,21 @@
 
 static const char *program_name = "ardiff";
 
+// A message that may quote a file stays one line, and of a sane length, whatever the file says
+typedef struct Line { char text[1024]; } Line;
+static Line one_line(const char *format, va_list args) {
+    Line line;
+    vsnprintf(line.text, sizeof line.text, format, args);
+    for (char *p = line.text; *p; p++) if ((unsigned char)*p < ' ' || *p == 127) *p = '?';
+    return line;
+}
+
 // One line on stderr, exit status 1. Say what is wrong, where, and what to do.
 __attribute__((noreturn, format(printf, 1, 2))) static void die(const char *format, ...) {
     va_list args;
     va_start(args, format);
     fflush(stdout);
-    fprintf(stderr, "%s: ", program_name);
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
+    fprintf(stderr, "%s: %s\n", program_name, one_line(format, args).text);
     exit(1);
 }
 
@@ -50,9 +57,10 @@ static double seconds(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, 
 // The whole file, with a 0 behind its last byte (not counted in *size); the caller frees it.
 static unsigned char *read_file(const char *path, size_t *size) {
     struct stat st;
+    if (stat(path, &st)) die("%s: %s", path, strerror(errno));
+    if (!S_ISREG(st.st_mode)) die("%s: not a regular file", path);       // before it is opened: a pipe would wait for its writer
     FILE *f = fopen(path, "rb");
     if (!f) die("%s: %s", path, strerror(errno));
-    if (fstat(fileno(f), &st) || !S_ISREG(st.st_mode)) die("%s: not a regular file", path);
     unsigned char *bytes = allocate((size_t)st.st_size + 1);
     *size = fread(bytes, 1, (size_t)st.st_size, f);
     if (*size != (size_t)st.st_size)
@@ -135,7 +143,9 @@ static int json_hex4(Json *j) {
 static char *json_string(Json *j) {                     // UTF-8, malloc'ed
     json_need(j, '"', "string expected in the header");
     size_t n = 0;
-    char *out = NEW(char, (j->error ? 0 : (size_t)(j->end - j->at)) + 1);
+    const unsigned char *end = j->at;                   // decoded, a string is never longer than it stands there
+    while (!j->error && end < j->end && *end != '"') end += 1 + (*end == '\\' && end + 1 < j->end);
+    char *out = NEW(char, end - j->at + 1);
     while (!j->error) {
         if (j->at >= j->end) { j->error = "string without end in the header"; break; }
         unsigned c = *j->at++;
@@ -184,11 +194,12 @@ static void st_free(SafeTensors *st) {
 }
 
 static void st_parse_tensor(Json *j, StTensor *t) {
-    int seen = 0;
+    int seen = 0, before;
     json_need(j, '{', "'{' expected in the header");
     do {
         char *field = json_string(j);
         json_need(j, ':', "':' expected in the header");
+        before = seen;
         if (!strcmp(field, "dtype")) {
             char *dtype = json_string(j);
             if (!j->error && !st_type_size(dtype)) j->error = "unknown dtype";
@@ -213,10 +224,45 @@ static void st_parse_tensor(Json *j, StTensor *t) {
             json_need(j, ']', "']' expected in the header");
             seen |= 4;
         } else if (!j->error) j->error = "unknown field of a tensor";
+        if (!j->error && seen == before) j->error = "a field of a tensor stands twice";
         free(field);
     } while (json_take(j, ','));
     json_need(j, '}', "'}' expected in the header");
     if (!j->error && seen != 7) j->error = "a tensor lacks dtype, shape or data_offsets";
+}
+
+static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+static int by_place(const void *a, const void *b) {
+    const StTensor *const *s = a, *const *t = b;
+    if ((*s)->from != (*t)->from) return (*s)->from < (*t)->from ? -1 : 1;
+    return (*s)->to < (*t)->to ? -1 : (*s)->to > (*t)->to;
+}
+
+// What no tensor shows alone: two of one name, a gap or an overlap. Sorted, so that a file of a million tensors does not take hours.
+static const char *st_parse_whole(const SafeTensors *st, size_t data_size) {
+    size_t n = (size_t)(st->tensors > st->pairs ? st->tensors : st->pairs), at = 0;
+    char **name = NEW(char *, n);
+    const StTensor **place = NEW(const StTensor *, st->tensors);
+    const char *error = NULL;
+    for (int i = 0; i < st->tensors; i++) name[i] = st->tensor[i].name, place[i] = &st->tensor[i];
+    qsort(name, (size_t)st->tensors, sizeof *name, by_name);
+    for (int i = 1; i < st->tensors; i++) if (!strcmp(name[i - 1], name[i])) error = "two tensors of one name";
+    for (int i = 0; i < st->pairs; i++) name[i] = st->key[i];
+    qsort(name, (size_t)st->pairs, sizeof *name, by_name);
+    for (int i = 1; i < st->pairs; i++) if (!strcmp(name[i - 1], name[i])) error = "metadata names a key twice";
+    qsort(place, (size_t)st->tensors, sizeof *place, by_place);
+    for (int i = 0; i < st->tensors; at = place[i++]->to) if (place[i]->from != at) error = "tensors overlap or leave a gap";
+    if (!error && at != data_size) error = "the tensors do not fill the file";
+    free(name), free(place);
+    return error;
+}
+
+// room for one more element; it doubles whenever n is a power of two
+static void *grow(void *list, int n, size_t size) {
+    if (n & (n - 1)) return list;
+    list = realloc(list, (n ? 2*(size_t)n : 1) * size);
+    if (!list) die("out of memory");
+    return list;
 }
 
 // NULL, or what is wrong with these bytes. They must live as long as st.
@@ -228,7 +274,7 @@ static const char *st_parse(SafeTensors *st, const unsigned char *bytes, size_t 
     if (header > size - 8) return "the header is longer than the file (truncated?)";
     Json j = {bytes + 8, bytes + 8 + header, NULL};
     const unsigned char *data = bytes + 8 + header;
-    size_t data_size = size - 8 - (size_t)header, total = 0;
+    size_t data_size = size - 8 - (size_t)header;
     json_need(&j, '{', "the header is not a JSON object");
     if (!json_take(&j, '}')) {
         do {
@@ -239,9 +285,8 @@ static const char *st_parse(SafeTensors *st, const unsigned char *bytes, size_t 
                 json_need(&j, '{', "'{' expected in the header");
                 if (json_take(&j, '}')) continue;
                 do {
-                    st->key = realloc(st->key, (size_t)(st->pairs + 1) * sizeof(char *));
-                    st->value = realloc(st->value, (size_t)(st->pairs + 1) * sizeof(char *));
-                    if (!st->key || !st->value) die("out of memory");
+                    st->key = grow(st->key, st->pairs, sizeof(char *));
+                    st->value = grow(st->value, st->pairs, sizeof(char *));
                     st->key[st->pairs] = json_string(&j);
                     json_need(&j, ':', "':' expected in the header");
                     st->value[st->pairs++] = json_string(&j);
@@ -249,13 +294,11 @@ static const char *st_parse(SafeTensors *st, const unsigned char *bytes, size_t 
                 json_need(&j, '}', "'}' expected in the header");
                 continue;
             }
-            st->tensor = realloc(st->tensor, (size_t)(st->tensors + 1) * sizeof(StTensor));
-            if (!st->tensor) die("out of memory");
+            st->tensor = grow(st->tensor, st->tensors, sizeof(StTensor));
             StTensor *t = &st->tensor[st->tensors++];
             *t = (StTensor){.name = name};
             if (!j.error) st_parse_tensor(&j, t);
             if (j.error) break;
-            for (int i = 0; i < st->tensors - 1; i++) if (!strcmp(st->tensor[i].name, name)) j.error = "two tensors of one name";
             t->count = 1;
             for (int i = 0; i < t->dims; i++) {
                 if (t->shape[i] && t->count > SIZE_MAX / 16 / t->shape[i]) { j.error = "a shape too large for any machine"; break; }
@@ -265,13 +308,12 @@ static const char *st_parse(SafeTensors *st, const unsigned char *bytes, size_t 
             if (!j.error && t->to - t->from != t->count * st_type_size(t->dtype)) j.error = "shape and size of a tensor disagree";
             if (j.error) break;
             t->data = data + t->from;
-            total += t->to - t->from;
         } while (json_take(&j, ','));
         json_need(&j, '}', "'}' expected in the header");
     }
     json_space(&j);
     if (!j.error && j.at != j.end) j.error = "something stands behind the header";
-    if (!j.error && total != data_size) j.error = "the tensors do not fill the file";
+    if (!j.error) j.error = st_parse_whole(st, data_size);
     if (j.error) st_free(st);
     return j.error;
 }
@@ -378,9 +420,10 @@ static void st_write(StWriter *w, const void *data, size_t bytes) {
         if (fwrite(n, 1, 8, w->file) != 8 || fwrite(w->header, 1, w->used, w->file) != w->used) goto fail;
     }
     if (fwrite(data, 1, bytes, w->file) == bytes) return;
-fail:
+fail:;
+    int error = errno;
     unlink(w->temporary);
-    die("cannot write %s: %s", w->temporary, strerror(errno));
+    die("cannot write %s: %s", w->path, strerror(error));
 }
 // file to disk, rename over the old one, directory to disk: at every instant `path` is a whole file, the old or the new
 static void st_commit(StWriter *w) {
@@ -452,9 +495,7 @@ static const char *verb_name = "VERB";
 __attribute__((noreturn, format(printf, 1, 2))) static void die_usage(const char *format, ...) {
     va_list args;
     va_start(args, format);
-    fprintf(stderr, "%s: ", program_name);
-    vfprintf(stderr, format, args);
-    fprintf(stderr, " (%s %s --help)\n", program_name, verb_name);
+    fprintf(stderr, "%s: %s (%s %s --help)\n", program_name, one_line(format, args).text, program_name, verb_name);
     exit(2);
 }
 

@@ -153,6 +153,10 @@ expect 1 'more than 100 million' $train --batch 1000000 --length 1000 --block 10
 expect 1 'is larger than' $train --clip-min 0.9 --clip-max 0.5 --out "$dir/x"
 expect 1 'no such file' ./bd3lm train --data "$dir/none" --out "$dir/x"
 expect 1 'not a regular file' ./bd3lm train --data "$dir" --out "$dir/x"
+mkfifo "$dir/pipe"
+expect 1 'not a regular file' timeout 60 ./bd3lm train --data "$dir/pipe" --out "$dir/x"
+expect 1 'new?line' ./bd3lm train --data 'new
+line' --out "$dir/x"
 : >"$dir/empty"; printf a >"$dir/one-byte"
 expect 1 'too short' ./bd3lm train --data "$dir/empty" --out "$dir/x"
 expect 1 'fewer than --length' ./bd3lm train --data "$dir/one-byte" --out "$dir/x"

@@ -2,6 +2,12 @@
 #define TESTING
 #include "../bd3lm.c"
 #include "check.h"
+#include <sys/resource.h>
+#ifdef __SANITIZE_ADDRESS__
+#define SANITIZED true
+#else
+#define SANITIZED false
+#endif
 
 static void test_philox(void) {
     // known answers of Random123 (kat_vectors, philox4x32 with 10 rounds): counter, key -> four words
@@ -85,6 +91,8 @@ static void test_safetensors(const char *dir) {
     #define T(rest) "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}" rest
     static const struct { const char *header; size_t data; const char *word; } bad[] = {
         {"", 0, "object"}, {"[]", 0, "object"}, {"{", 0, "string expected"}, {T(""), 8, "'}'"}, {T("} x"), 8, "behind"}, {T("}"), 7, "outside"}, {T("}"), 9, "fill"},
+        {T(",\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}"), 12, "overlap"}, {T(",\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[12,16]}}"), 16, "gap"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"shape\":[2],\"data_offsets\":[0,32]}}", 32, "twice"}, {"{\"__metadata__\":{\"k\":\"1\",\"l\":\"2\",\"k\":\"3\"}}", 0, "key twice"},
         {"{\"a\":{\"dtype\":\"F31\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "unknown dtype"}, {"{\"a\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,8]}}", 8, "disagree"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,0]}}", 8, "outside"}, {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2]}}", 8, "lacks"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[-2],\"data_offsets\":[0,8]}}", 8, "whole number"}, {"{\"a\":{\"dtype\":\"F32\",\"shape\":[99999999999999999999],\"data_offsets\":[0,8]}}", 8, "too large"},
@@ -98,6 +106,23 @@ static void test_safetensors(const char *dir) {
         CHECK(error && strstr(error, bad[i].word), "%s: '%s', not '%s'", bad[i].header, error ? error : "accepted", bad[i].word);
         if (!error) st_free(&st);
     }
+    // a tensor without elements may stand between two others; a long header of many tensors takes no more memory than it is long
+    CHECK(!parse(T(",\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[8,12]},\"c\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[8,8]}}"), 12, &st), "an empty tensor");
+    st_free(&st);
+    size_t room = (size_t)4 << 20, used = 1;
+    char *many = NEW(char, room);
+    many[0] = '{';
+    for (int i = 0; used + 100 < room; i++) used += (size_t)sprintf(many + used, "%s\"%d\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}", i ? "," : "", i);
+    strcpy(many + used, "}");
+    struct rlimit limit, old;
+    getrlimit(RLIMIT_AS, &old);
+    limit = old;
+    limit.rlim_cur = (rlim_t)1 << 30;
+    if (!SANITIZED) setrlimit(RLIMIT_AS, &limit);        // a sanitizer's own memory does not fit in there
+    CHECK(!parse(many, 0, &st) && st.tensors > 50000, "a header of 4 MB");
+    setrlimit(RLIMIT_AS, &old);
+    st_free(&st);
+    free(many);
     unsigned char tiny[8] = {9};
     CHECK(st_parse(&st, tiny, 7) && st_parse(&st, tiny, 8) && strstr(st_parse(&st, tiny, 8), "longer"), "a file shorter than its header");
 }
