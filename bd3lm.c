@@ -33,13 +33,13 @@ typedef struct NetConfig {
 } NetConfig;
 
 static struct {
-    int layers, width, heads, cond, length, block, merges, steps, batch, warmup, seed, threads, samples, characters, draws, sampling_steps;
+    int layers, width, heads, cond, length, block, merges, steps, batch, warmup, save_every, seed, threads, samples, characters, draws, sampling_steps;
     double lr, dropout, max_norm, ema, clip_min, clip_max, nucleus;
     const char *data, *text, *charset, *objective, *out, *prompt, *split, *device, *sampler, *estimator, *given_text,
         *precision;
     bool resume, force, watch, quality, naive;
 } opt = {
-    .layers = 2, .width = 96, .heads = 8, .cond = 128, .length = 64, .block = 4, .merges = 4000, .steps = 1800, .batch = 8, .warmup = 50, .seed = 1,
+    .layers = 2, .width = 96, .heads = 8, .cond = 128, .length = 64, .block = 4, .merges = 4000, .steps = 1800, .batch = 8, .warmup = 50, .save_every = 500, .seed = 1,
     .samples = 1, .characters = 512, .draws = 1, .sampling_steps = 1000,
     .lr = 1.5e-3, .max_norm = 1, .ema = 0.9999, .clip_min = 1e-3, .clip_max = 1, .nucleus = 0.9,
     .data = "data/cache/kjv.txt", .text = "", .charset = "bytes", .objective = "bd3", .out = "out/bd3lm", .prompt = "", .split = "test", .device = "cpu", .precision = "auto",
@@ -68,6 +68,7 @@ static Option options[] = {
     {"ema",      REAL, &opt.ema,       0, 1, " train ", "decay of the moving average of the weights", true, false},
     {"clip-min", REAL, &opt.clip_min,  1e-6, 1, " train ", "smallest level drawn in training (beta)", true, false},
     {"clip-max", REAL, &opt.clip_max,  1e-6, 1, " train ", "largest level drawn in training (omega)", true, false},
+    {"save-every",INT, &opt.save_every,0, 1e9, " train ", "steps between two checkpoints on the way; 0: only at the end", false, false},
     {"seed",     INT,  &opt.seed,      0, 2147483647, " train eval sample ", "seed of all randomness", true, false},
     {"samples",  INT,  &opt.samples,   1, 1000, " sample ", "texts to write, side by side", false, false},
     {"chars",    INT,  &opt.characters,1, 1e6, " sample ", "bytes of each text, the prompt included", false, false},
@@ -751,6 +752,27 @@ static double train_step(Net *net, const Corpus *c, int step, int *x, int *count
     return (double)value;
 }
 
+// log.csv, to be written from step done + 1 on. Lines of later steps, from a run that was killed after its last checkpoint, are cut off.
+static FILE *open_log(const char *path, int done) {
+    FILE *log = opt.resume ? fopen(path, "r+") : NULL;
+    if (log) {
+        char line[256];
+        long keep = 0;
+        while (fgets(line, sizeof line, log) && strchr(line, '\n') && atoi(line) <= done) keep = ftell(log);
+        if (ftruncate(fileno(log), keep) || fseek(log, keep, SEEK_SET)) die("cannot write %s: %s", path, strerror(errno));
+        if (keep) return log;
+    } else if (!(log = fopen(path, "w"))) die("cannot write %s: %s", path, strerror(errno));
+    fprintf(log, "step,loss,grad_norm,seconds\n");
+    return log;
+}
+
+// The log first: whatever happens, it knows every step of the checkpoint. It is the lesser of the two, so its trouble is told second.
+static void save(const Net *net, const Corpus *c, int done, FILE *log, const char *log_path) {
+    int error = fflush(log) ? errno : 0;
+    checkpoint_save(checkpoint_path().text, &net->ps, options, done, "vocab.merges", &c->vocab.merge[0][0], (size_t)c->vocab.merges * 2);
+    if (error) die("cannot write %s: %s", log_path, strerror(error));
+}
+
 static int run_train(int files, char **file) {
     (void)files, (void)file;
     set_up();
@@ -778,6 +800,7 @@ static int run_train(int files, char **file) {
     double norm;
     begin_dry_run();
     Net net = net_create(c, true, (uint64_t)opt.seed, T, 0, 0);
+    if (opt.resume) checkpoint_resume(&st, path, &net.ps);          // does it fit? before any memory is taken on its word
     train_step(&net, &corpus, 1, x, counted, &norm);
     net_free(&net);
     end_dry_run(true);
@@ -786,10 +809,8 @@ static int run_train(int files, char **file) {
     if (opt.resume) { checkpoint_resume(&st, path, &net.ps); st_free(&st); }
 
     make_directory(opt.out);
-    FILE *log = fopen(log_place.text, opt.resume ? "a" : "w");
-    if (!log) die("cannot write %s: %s", log_place.text, strerror(errno));
-    if (!opt.resume) fprintf(log, "step,loss,grad_norm,seconds\n");
     catch_signals();
+    FILE *log = open_log(log_place.text, done);
     double start = seconds(), loss = 0, recent = 0;
     int first = done, seen = 0;
     while (done < opt.steps && !interrupted) {
@@ -799,10 +820,11 @@ static int run_train(int files, char **file) {
         fprintf(log, "%d,%.6g,%.6g,%.2f\n", done, loss, norm, spent);
         progress(done == opt.steps || interrupted, "step %6d/%d | loss %.4f | gnorm %6.3f | %7.0f tokens/s | %4.0f s left",
                  done, opt.steps, recent, norm, rate * B * T, (opt.steps - done) / rate);
+        if (opt.save_every && done % opt.save_every == 0 && done < opt.steps) save(&net, &corpus, done, log, log_place.text);
     }
-    fclose(log);
     double spent = seconds() - start;
-    checkpoint_save(path, &net.ps, options, done, "vocab.merges", &corpus.vocab.merge[0][0], (size_t)corpus.vocab.merges * 2);
+    save(&net, &corpus, done, log, log_place.text);
+    fclose(log);
     if (interrupted) printf("interrupted: saved %s (./bd3lm train --resume --out %s goes on)\n", path, opt.out);
     printf("train: steps=%d loss=%.4f parameters=%zu tokens_per_s=%.0f seconds=%.1f\n",
            done, recent, params_count(&net.ps), (double)(done - first) * B * T / spent, spent);
@@ -854,6 +876,7 @@ static int run_eval(int files, char **file) {
     print_configuration("eval", options);
     begin_dry_run();
     Net net = net_create(c, false, 0, opt.length, 0, 0);
+    checkpoint_read(&st, checkpoint_path().text, &net.ps, "ema.", net.ps.data);
     evaluate(&net, &corpus, split, opt.batch, opt.length, opt.block, is_ar(), estimator, 1, false);
     net_free(&net);
     end_dry_run(true);
@@ -946,6 +969,7 @@ static int run_sample(int files, char **file) {
     begin_dry_run();
     Net net = net_create(c, false, 0, L, B, W);
     s.net = &net;
+    checkpoint_read(&st, checkpoint_path().text, &net.ps, "ema.", net.ps.data);
     forward_cached(&s, 0, block, s.row, s.steps ? B * block : B);
     net_free(&net);
     end_dry_run(true);

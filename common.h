@@ -562,7 +562,8 @@ static Tensor *cross_entropy(Tensor *logits, const int *target, const double *we
 
 // ---- 7. checkpoint ------------------------------------------------------------------------------------------------------------
 // One safetensors file: <name>, ema.<name>, adam_m.<name>, adam_v.<name> (F32), extra I32 arrays of the program, and in the metadata
-// the program's name, every saved option and the step. All randomness follows from seed and step, so this is all there is to resume.
+// the program's name, every saved option and the step. All randomness, the place in the data included, follows from seed and step, and the
+// file says so: there is no state of a generator to keep, and this is all there is to resume.
 
 static const char *const checkpoint_prefix[4] = {"", "ema.", "adam_m.", "adam_v."};
 static real *checkpoint_array(const Params *ps, int i) { return (real *[]){ps->data, ps->ema, ps->m, ps->v}[i]; }
@@ -575,6 +576,7 @@ static void checkpoint_save(const char *path, const Params *ps, const Option *op
     snprintf(text, sizeof text, "%d", step_done);
     st_declare_meta(&w, "program", program_name);
     st_declare_meta(&w, "step", text);
+    st_declare_meta(&w, "random", "Philox4x32-10 of (seed, purpose, step): the next numbers and the place in the data follow from these");
     for (const Option *o = options; o->name; o++) if (o->saved) { option_format(o, text, sizeof text); st_declare_meta(&w, o->name, text); }
     st_end_meta(&w);
     for (int a = 0; a < 4; a++)
@@ -640,6 +642,6 @@ static int checkpoint_options(const SafeTensors *st, const char *path, Option *o
     }
     char *end;
     long steps_done = strtol(done, &end, 10);
-    if (*end || steps_done < 0 || steps_done > 1000000000) die("%s: step '%s' is not possible", path, done);
+    if (end == done || *end || steps_done < 0 || steps_done > 1000000000) die("%s: step '%s' is not possible", path, done);
     return (int)steps_done;
 }

@@ -512,6 +512,7 @@ static void print_help(const Verb *verb, const Option *options) {
 // Runs `PROGRAM VERB [FILE...] [--option value | --option=value]`. Exit status: the verb's; 2 for usage.
 static int run_command(const char *program, int argc, char **argv, const Verb *verbs, Option *options) {
     const Verb *verb = NULL;
+    signal(SIGXFSZ, SIG_IGN);                           // a file that may not grow is an error like a full disk, not the end
     program_name = program;                             // not argv[0]: checkpoints of every build carry it
 #ifdef _OPENMP
     // A thread that waits for the others spins for milliseconds, on a core that another program may need: on a busy machine everything then takes

@@ -40,10 +40,42 @@ cmp -s "$dir/whole/bd3lm.safetensors" "$dir/part/bd3lm.safetensors" && ok || fai
 expect 0 '' $train --steps 12 --seed 8 --out "$dir/other"
 cmp -s "$dir/whole/bd3lm.safetensors" "$dir/other/bd3lm.safetensors" && fail "another seed gives the same file" || ok
 [ -z "$(ls "$dir/whole" | grep part)" ] && ok || fail "a temporary file is left over"
-( ./bd3lm train $net --steps 100000 --out "$dir/stopped" >"$dir/stdout" 2>&1 & pid=$!; 
-  i=0; while [ $i -lt 300 ] && ! grep -q '^3,' "$dir/stopped/log.csv" 2>/dev/null; do sleep 0.1; i=$((i + 1)); done
-  kill -INT $pid; wait $pid )
-expect 0 '' ./bd3lm sample --out "$dir/stopped" --chars 20
+for threads in 1 2; do
+    expect 0 '' $train --steps 5 --threads $threads --force --out "$dir/part2"
+    expect 0 '' ./bd3lm train --resume --steps 12 --threads $threads --out "$dir/part2"
+    cmp -s "$dir/whole/bd3lm.safetensors" "$dir/part2/bd3lm.safetensors" && ok || fail "with $threads threads a resumed run differs from a run in one piece"
+done
+
+# ---- Ctrl-C, kill, kill -9: the checkpoint goes on as if nothing had happened, and the log has a line a step
+step_of() { grep -ao '"step":"[0-9]*"' "$1" | grep -o '[0-9]*'; }
+# start OPTIONS...: training into $dir/stopped, in the background; pid. until_exists FILE: waits for it
+start() { rm -rf "$dir/stopped"; $train --steps 1000000 --out "$dir/stopped" "$@" >"$dir/stdout" 2>"$dir/stderr" & pid=$!; }
+until_exists() { i=0; while [ $i -lt 1200 ] && ! [ -e "$1" ]; do sleep 0.05; i=$((i + 1)); done; }
+# goes_on NAME: three steps more, from where $dir/stopped stands, against the same number in one piece
+goes_on() {
+    steps=$(($(step_of "$dir/stopped/bd3lm.safetensors") + 3))
+    expect 0 '' ./bd3lm train --resume --steps $steps --save-every 0 --out "$dir/stopped"
+    expect 0 '' $train --force --steps $steps --save-every 0 --out "$dir/again"
+    cmp -s "$dir/stopped/bd3lm.safetensors" "$dir/again/bd3lm.safetensors" && ok || fail "after $1: a resumed run differs from a run in one piece"
+    cut -d, -f1-3 "$dir/stopped/log.csv" >"$dir/one"; cut -d, -f1-3 "$dir/again/log.csv" | cmp -s - "$dir/one" && ok || fail "after $1: log.csv differs from that of a run in one piece"
+}
+for signal in INT TERM; do
+    start --save-every 0
+    until_exists "$dir/stopped/log.csv"
+    sleep 0.2
+    kill -$signal $pid; wait $pid && ok || fail "SIG$signal: exit status $?"
+    says '^interrupted: saved .*--resume'
+    printf 2 >>"$dir/stopped/log.csv"                   # half a line
+    goes_on SIG$signal
+done
+start --save-every 5
+until_exists "$dir/stopped/bd3lm.safetensors"
+kill -9 $pid; wait $pid 2>/dev/null
+[ $(($(step_of "$dir/stopped/bd3lm.safetensors") % 5)) -eq 0 ] && ok || fail "--save-every 5 saved at another step"
+echo '999999,1,1,1' >>"$dir/stopped/log.csv"            # a step that the checkpoint does not hold
+: >"$dir/stopped/bd3lm.safetensors.part"                # half a checkpoint
+goes_on 'kill -9'
+[ "$(ls "$dir/stopped" | tr '\n' ' ')" = 'bd3lm.safetensors log.csv ' ] && ok || fail "a run that was killed left something: $(ls "$dir/stopped")"
 
 # ---- the verbs on what was trained
 expect 0 '' ./bd3lm eval --out "$dir/whole"
@@ -134,6 +166,38 @@ $BUILD/poison "$dir/nan/bd3lm.safetensors" blocks.1.mlp.0.weight
 cp "$dir/nan/bd3lm.safetensors" "$dir/before"
 expect 1 'step 13: loss .*nan.*parameter blocks.1.mlp.0.weight' ./bd3lm train --resume --steps 20 --out "$dir/nan"
 cmp -s "$dir/nan/bd3lm.safetensors" "$dir/before" && ok || fail "a run that failed changed the checkpoint"
+
+# ---- a disk that is full: one line, the old checkpoint untouched, nothing left over
+untouched() {
+    [ "$(ls "$dir/full" | tr '\n' ' ')" = 'bd3lm.safetensors log.csv ' ] && ok || fail "left over: $(ls "$dir/full")"
+    cmp -s "$dir/whole/bd3lm.safetensors" "$dir/full/bd3lm.safetensors" && ok || fail "a save that failed changed the checkpoint"
+}
+cp -r "$dir/whole" "$dir/full"
+ln -s /dev/full "$dir/full/bd3lm.safetensors.part"
+expect 1 'cannot write .*bd3lm.safetensors: No space left' ./bd3lm train --resume --steps 14 --out "$dir/full"
+untouched
+for blocks in 1 60 200; do                              # of 512 bytes: the file ends within its header, in the middle, nearly complete
+    expect 1 'cannot write .*bd3lm.safetensors: File too large' sh -c 'ulimit -f $1; ./bd3lm train --resume --steps 14 --out "$2"' sh $blocks "$dir/full"
+    untouched
+done
+expect 1 'cannot write .*bd3lm.safetensors: No space left' sh -c 'ln -s /dev/full "$2/bd3lm.safetensors.part"; $1 --force --steps 14 --save-every 3 --out "$2"' sh "$train" "$dir/full"
+[ "$(wc -l <"$dir/full/log.csv")" -eq 4 ] && ok || fail "a save on the way that failed did not end the training"
+untouched
+mkdir "$dir/log"; ln -s /dev/full "$dir/log/log.csv"
+expect 1 'cannot write .*log.csv: No space left' $train --steps 12 --out "$dir/log"
+cmp -s "$dir/whole/bd3lm.safetensors" "$dir/log/bd3lm.safetensors" && ok || fail "a log that cannot be written cost the checkpoint"
+# a directory that may not be written; root may write anywhere, unless it gives its powers away
+as_user=; [ "$(id -u)" -ne 0 ] || as_user='setpriv --bounding-set=-all --inh-caps=-all'
+if $as_user true 2>/dev/null; then
+    chmod 555 "$dir/full"; chmod 444 "$dir/full"/*
+    expect 1 'cannot write .*: Permission denied' $as_user ./bd3lm train --resume --steps 14 --out "$dir/full"
+    chmod 644 "$dir/full"/*
+    expect 1 'cannot write .*safetensors.part: Permission denied' $as_user ./bd3lm train --resume --steps 14 --out "$dir/full"
+    expect 1 'cannot make the directory' $as_user $train --steps 3 --out "$dir/full/below"
+    chmod 755 "$dir/full"
+    untouched
+else echo "skipped: no setpriv to give root's powers away"
+fi
 
 # ---- bad input
 expect 1 'directory is needed' ./bd3lm train --out ''

@@ -1,5 +1,24 @@
 // test_common.c: random numbers against published answers, memory, safetensors (round trip and refusals), the command line, text and vocabulary.
 #define TESTING
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+// fsync and rename as io.h calls them, watched: the order in which a file reaches the disk
+static char order[256];
+static long long synced_size;
+static int watched_fsync(int fd) {
+    struct stat s;
+    fstat(fd, &s);
+    strcat(order, S_ISDIR(s.st_mode) ? "directory " : "file ");
+    if (!S_ISDIR(s.st_mode)) synced_size = (long long)s.st_size;
+    return fsync(fd);
+}
+static int watched_rename(const char *from, const char *to) { strcat(order, "rename "); return rename(from, to); }
+#define fsync watched_fsync
+#define rename watched_rename
 #include "../bd3lm.c"
 #include "check.h"
 #include <sys/resource.h>
@@ -62,6 +81,8 @@ static void test_safetensors(const char *dir) {
     CHECK(!exists(path), "the file exists before the commit");
     st_write(&w, &n, sizeof n);
     st_commit(&w);
+    struct stat whole;
+    CHECK(!strcmp(order, "file rename directory ") && !stat(path, &whole) && whole.st_size == synced_size, "%s, %lld bytes", order, synced_size);
     SafeTensors st = st_open(path);
     const StTensor *t = st_find(&st, "a.b"), *u = st_find(&st, "n");
     CHECK(t && t->dims == 2 && t->shape[0] == 2 && t->shape[1] == 3 && t->count == 6, "shape");
