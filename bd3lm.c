@@ -773,6 +773,14 @@ static void save(const Net *net, const Corpus *c, int done, FILE *log, const cha
     if (error) die("cannot write %s: %s", log_path, strerror(error));
 }
 
+// Makes this the only train of --out, and refuses to overwrite. False if the directory is not there yet.
+static bool claim_out(void) {
+    bool mine = lock_directory(opt.out);
+    const Path path = checkpoint_path();
+    if (exists(path.text) && !opt.resume && !opt.force) die("%s is there already: --resume goes on, --force overwrites it, --out names another place", path.text);
+    return mine;
+}
+
 static int run_train(int files, char **file) {
     (void)files, (void)file;
     set_up();
@@ -781,13 +789,11 @@ static int run_train(int files, char **file) {
     Corpus corpus;
     SafeTensors st = {0};
     int done = 0;
+    bool mine = claim_out();
     if (opt.resume) {
         st = open_checkpoint(&corpus, true, &done, " steps ");
         if (done >= opt.steps) die("%s has done its %d steps: --steps says how far to go on", path, done);
-    } else {
-        if (exists(path) && !opt.force) die("%s is there already: --resume goes on, --force overwrites it, --out names another place", path);
-        corpus = corpus_load(opt.data, NULL, 0);
-    }
+    } else corpus = corpus_load(opt.data, NULL, 0);
     NetConfig c = net_config(&corpus.vocab);
     int B = opt.batch, T = opt.length;
     if (corpus.n[TRAIN] < (size_t)T) die("%s: the text is too short: %zu training symbols are fewer than --length %d", opt.data, corpus.n[TRAIN], T);
@@ -809,6 +815,7 @@ static int run_train(int files, char **file) {
     if (opt.resume) { checkpoint_resume(&st, path, &net.ps); st_free(&st); }
 
     make_directory(opt.out);
+    if (!mine) claim_out();
     catch_signals();
     FILE *log = open_log(log_place.text, done);
     double start = seconds(), loss = 0, recent = 0;

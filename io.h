@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -83,6 +84,15 @@ static void make_directory(const char *path) {
         if (mkdir(part, 0777) && errno != EEXIST) die("cannot make the directory %s: %s", part, strerror(errno));
         if (stat(part, &st) || !S_ISDIR(st.st_mode)) die("%s is in the way: not a directory (choose another --out)", part);
     }
+}
+
+// Makes this process the only one that holds `path`, until it ends in whatever way: the kernel keeps the lock, no file tells of it. False if
+// there is no such directory. A file system that knows no locks is taken as it is.
+static bool lock_directory(const char *path) {
+    int dir = open(path, O_RDONLY | O_DIRECTORY);
+    if (dir < 0) return false;
+    if (flock(dir, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) die("%s is in use: another process trains there (wait for it, or choose another --out)", path);
+    return true;                                        // and stays open
 }
 
 // dir/name

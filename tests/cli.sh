@@ -65,7 +65,7 @@ for signal in INT TERM; do
     sleep 0.2
     kill -$signal $pid; wait $pid && ok || fail "SIG$signal: exit status $?"
     says '^interrupted: saved .*--resume'
-    printf 2 >>"$dir/stopped/log.csv"                   # half a line
+    printf 0 >>"$dir/stopped/log.csv"                   # half a line
     goes_on SIG$signal
 done
 start --save-every 5
@@ -166,6 +166,24 @@ $BUILD/poison "$dir/nan/bd3lm.safetensors" blocks.1.mlp.0.weight
 cp "$dir/nan/bd3lm.safetensors" "$dir/before"
 expect 1 'step 13: loss .*nan.*parameter blocks.1.mlp.0.weight' ./bd3lm train --resume --steps 20 --out "$dir/nan"
 cmp -s "$dir/nan/bd3lm.safetensors" "$dir/before" && ok || fail "a run that failed changed the checkpoint"
+
+# ---- an output directory in use: refused, also to a run that began before the directory was there; a killed run leaves no lock
+start --save-every 5
+until_exists "$dir/stopped/bd3lm.safetensors"
+cp "$dir/stopped/bd3lm.safetensors" "$dir/before"
+for how in --resume --force ''; do
+    expect 1 'stopped is in use: another process trains there' timeout 20 $train $how --out "$dir/stopped"
+done
+[ $(($(step_of "$dir/stopped/bd3lm.safetensors"))) -ge $(($(step_of "$dir/before"))) ] && ok || fail "a refused run wrote"
+expect 0 '' ./bd3lm sample --out "$dir/stopped" --chars 8
+kill -9 $pid; wait $pid 2>/dev/null
+expect 0 '' ./bd3lm train --resume --steps $(($(step_of "$dir/stopped/bd3lm.safetensors") + 1)) --out "$dir/stopped"
+seq 100000 300000 | tr 0-9 a-j >"$dir/slow"              # a text whose byte pairs take a second to learn; meanwhile another run makes the directory
+$train --data "$dir/slow" --vocab 100 --steps 3 --out "$dir/late" >"$dir/stdout" 2>"$dir/late-stderr" & pid=$!
+sleep 0.1
+mkdir "$dir/late"; cp "$dir/whole/bd3lm.safetensors" "$dir/late"
+wait $pid && fail "a run overwrote what another had made meanwhile" || ok
+grep -q 'is there already' "$dir/late-stderr" && cmp -s "$dir/whole/bd3lm.safetensors" "$dir/late/bd3lm.safetensors" && ok || fail "a run that came late: $(cat "$dir/late-stderr")"
 
 # ---- a disk that is full: one line, the old checkpoint untouched, nothing left over
 untouched() {
