@@ -83,7 +83,7 @@ static Option options[] = {
     {"estimator",TEXT, &opt.estimator, 0, 0, " eval ", "of the bound: levels, as in training; masks: a random number of masks; exact: all sets of masks", false, false},
     {"draws",    INT,  &opt.draws,     1, 1e6, " eval ", "Monte-Carlo draws of levels or masks for each sequence", false, false},
     {"out",      TEXT, &opt.out,       0, 0, " train eval sample ", "directory of the checkpoint", false, false},
-    {"resume",   FLAG, &opt.resume,    0, 1, " train ", "go on from the checkpoint in --out", false, false},
+    {"resume",   FLAG, &opt.resume,    0, 1, " train ", "go on from the checkpoint in --out; steps, data (its place), save-every, threads, naive may change", false, false},
     {"force",    FLAG, &opt.force,     0, 1, " train ", "overwrite the checkpoint in --out", false, false},
     {"threads",  INT,  &opt.threads,   0, 4096, " train eval sample check ", "threads; 0: one for each core", false, false},
     {"device",   TEXT, &opt.device,    0, 0, " train eval sample check ", "cpu", false, false},
@@ -98,10 +98,17 @@ static bool is_ar(void) {
     return false;
 }
 
+static bool is_text8(void) {
+    if (!strcmp(opt.charset, "text8")) return true;
+    if (strcmp(opt.charset, "bytes")) die("--charset %s: bytes or text8", opt.charset);
+    return false;
+}
+
 static void set_up(void) {
     if (strcmp(opt.device, "cpu")) die("--device %s: this build knows cpu only", opt.device);
 #ifdef _OPENMP
     if (opt.threads) omp_set_num_threads(opt.threads);
+    if (opt.threads > omp_get_num_procs()) fprintf(stderr, "bd3lm: --threads %d are more than the %d cores: slower than one for each\n", opt.threads, omp_get_num_procs());
 #else
     if (opt.threads > 1) die("--threads %d: this build has no OpenMP, it knows one thread", opt.threads);
 #endif
@@ -129,20 +136,22 @@ typedef struct Corpus {
     size_t n[3], characters[3];
 } Corpus;
 
-// Reads the text and encodes the three parts; the byte pairs are learned from the training part unless `merge` gives them.
-static Corpus corpus_load(const char *path, const int (*merge)[2], int merges) {
+// Reads the text and encodes the three parts; the byte pairs are learned from the training part unless a vocabulary is given (then corpus_free frees it).
+static Corpus corpus_load(const char *path, const Vocabulary *vocab) {
     Corpus c = {0};
-    bool text8 = !strcmp(opt.charset, "text8");
-    if (!text8 && strcmp(opt.charset, "bytes")) die("--charset %s: bytes or text8", opt.charset);
+    bool text8 = is_text8();
     if (!exists(path)) die("%s: no such file (make data fetches the default text; --data takes any other)", path);
     c.text = text_read(path, text8, &c.size);
     char mark[64];
     snprintf(mark, sizeof mark, "%zu:%016llx", c.size, (unsigned long long)hash_bytes(c.text, c.size));
-    if (*opt.text && !given("data") && strcmp(opt.text, mark)) die("%s is not the text that was trained on (--data %s takes it all the same)", path, path);
+    if (*opt.text && (opt.resume || !given("data")) && strcmp(opt.text, mark))
+        die(opt.resume ? "%s is not the text that was trained on (--data may name another place of it, not another text)"
+                       : "%s is not the text that was trained on (--data %s takes it all the same)", path, path);
     if (!*opt.text && !(opt.text = strdup(mark))) die("out of memory");
     size_t from, to;
     text_split(c.size, TRAIN, &from, &to);
-    c.vocab = merge ? vocabulary_create(text8, merges, merge) : vocabulary_learn(c.text, to, text8, opt.merges);
+    c.vocab = vocab ? *vocab : vocabulary_learn(c.text, to, text8, opt.merges);
+    opt.merges = c.vocab.merges;                        // a small text yields fewer than were asked for: say and save what was learned
     for (int s = TRAIN; s <= TEST; s++) {
         text_split(c.size, s, &from, &to);
         c.id[s] = NEW(int, to - from);
@@ -712,6 +721,18 @@ static NetConfig net_config(const Vocabulary *v) {
 
 static Path checkpoint_path(void) { return path_in(opt.out, "bd3lm.safetensors"); }
 
+// The byte pairs of a checkpoint (its file is `path`)
+static Vocabulary checkpoint_vocabulary(const SafeTensors *st, const char *path) {
+    const StTensor *m = st_find(st, "vocab.merges");
+    size_t n = m ? m->count : 0;
+    if (n != 2*(size_t)opt.merges || (m && strcmp(m->dtype, "I32"))) die("%s: tensor vocab.merges does not hold the %d pairs of --vocab", path, opt.merges);
+    int (*merge)[2] = (int (*)[2])NEW(int, n + 2);
+    for (size_t i = 0; i < n; i++) merge[i / 2][i % 2] = (int)st_number(m, i);
+    Vocabulary v = vocabulary_create(is_text8(), opt.merges, (const int (*)[2])merge);
+    free(merge);
+    return v;
+}
+
 // Options and corpus (with_text; otherwise its vocabulary alone) of the checkpoint in --out. Ends the program if there is none.
 static SafeTensors open_checkpoint(Corpus *corpus, bool with_text, int *step_done, const char *may_change) {
     Path place = checkpoint_path();
@@ -719,13 +740,8 @@ static SafeTensors open_checkpoint(Corpus *corpus, bool with_text, int *step_don
     if (!exists(path)) die("%s: no checkpoint (./bd3lm train --out %s makes one)", path, opt.out);
     SafeTensors st = st_open(path);
     *step_done = checkpoint_options(&st, path, options, may_change);
-    const StTensor *m = st_find(&st, "vocab.merges");
-    size_t n = m ? m->count / 2 : 0;
-    int (*merge)[2] = (int (*)[2])NEW(int, 2*n + 2);
-    for (size_t i = 0; i < 2*n; i++) merge[i / 2][i % 2] = (int)st_number(m, i);
-    *corpus = with_text ? corpus_load(opt.data, (const int (*)[2])merge, (int)n)
-                        : (Corpus){.vocab = vocabulary_create(!strcmp(opt.charset, "text8"), (int)n, (const int (*)[2])merge)};
-    free(merge);
+    Vocabulary v = checkpoint_vocabulary(&st, path);
+    *corpus = with_text ? corpus_load(opt.data, &v) : (Corpus){.vocab = v};
     return st;
 }
 
@@ -791,9 +807,9 @@ static int run_train(int files, char **file) {
     int done = 0;
     bool mine = claim_out();
     if (opt.resume) {
-        st = open_checkpoint(&corpus, true, &done, " steps ");
+        st = open_checkpoint(&corpus, true, &done, " steps data ");
         if (done >= opt.steps) die("%s has done its %d steps: --steps says how far to go on", path, done);
-    } else corpus = corpus_load(opt.data, NULL, 0);
+    } else corpus = corpus_load(opt.data, NULL);
     NetConfig c = net_config(&corpus.vocab);
     int B = opt.batch, T = opt.length;
     if (corpus.n[TRAIN] < (size_t)T) die("%s: the text is too short: %zu training symbols are fewer than --length %d", opt.data, corpus.n[TRAIN], T);
@@ -841,13 +857,18 @@ static int run_train(int files, char **file) {
     return 0;
 }
 
-// The symbols of a text that stands on the command line, to be freed; *n of them
-static int *encode_text(const Vocabulary *v, const char *option, const char *text, size_t *n) {
-    size_t size = strlen(text);
+// The symbols of a text that stands on the command line, to be freed; *n of them. For text8 it is folded as the corpus is, but what would be lost
+// is refused.
+static int *encode_text(const Vocabulary *v, const char *option, const char *given_text, size_t *n) {
+    size_t size = strlen(given_text);
+    char *text = strdup(given_text);
+    if (!text) die("out of memory");
     for (size_t i = 0; v->text8 && i < size; i++)
-        if (text[i] != ' ' && !(text[i] >= 'a' && text[i] <= 'z')) die("--%s: '%c' is not a symbol of text8 (a..z and space)", option, text[i]);
+        if (text[i] != ' ' && !((text[i] | 32) >= 'a' && (text[i] | 32) <= 'z')) die("--%s: '%c' is not a symbol of text8 (a..z and space)", option, text[i]);
+    if (v->text8) size = fold_text8(text, size);
     int *id = NEW(int, size + 1);
     *n = encode(v, text, size, id);
+    free(text);
     return id;
 }
 
