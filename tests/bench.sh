@@ -4,4 +4,3 @@ set -eu
 sed -n 's/^model name[^:]*: */processor: /p' /proc/cpuinfo 2>/dev/null | head -n 1
 "$1"/bench_kernels
 "$1"/bench_steps S T P
-if command -v python3 >/dev/null; then python3 tests/bench_peer.py; else echo "without python3 there is no PyTorch to compare with"; fi
