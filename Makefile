@@ -75,7 +75,7 @@ clean:
 # ---- tests --------------------------------------------------------------------------------------------------------------------
 # The plain kernels in double are the oracle of parity, and let gradients be checked to 1e-7.
 DOUBLE = -Dreal=double
-TESTS  = $(BUILD)/test_common $(BUILD)/test_ops $(BUILD)/test_bd3lm64 $(BUILD)/test_bd3lm $(BUILD)/test_check $(BUILD)/bd3lm64 $(BUILD)/poison
+TESTS  = $(BUILD)/test_common $(BUILD)/test_ops $(BUILD)/test_bd3lm64 $(BUILD)/test_bd3lm $(BUILD)/test_check $(BUILD)/bd3lm64 $(BUILD)/poison $(BUILD)/fuzz
 TEST_HEADERS = $(HEADERS) tests/check.h
 
 $(BUILD)/cpu64.so: cpu_kernels.c kernels.h $(BUILD)/flags
@@ -92,6 +92,10 @@ $(BUILD)/test_bd3lm64: tests/test_bd3lm.c bd3lm.c $(BUILD)/cpu64.o $(TEST_HEADER
 	$(CC) $(CFLAGS) $(DOUBLE) $< $(BUILD)/cpu64.o -o $@ $(LDLIBS)
 $(BUILD)/test_%: tests/test_%.c bd3lm.c $(KERNELS) $(TEST_HEADERS) $(BUILD)/flags
 	$(CC) $(CFLAGS) $< $(KERNELS) -o $@ $(LDLIBS)
+# the fuzzer wants sanitizers; a compiler without them must do
+SANITIZE = $(if $(call accepts,-fsanitize=address -fsanitize=undefined),-O1 -g -fsanitize=address -fsanitize=undefined -fno-sanitize-recover=undefined)
+$(BUILD)/fuzz: tests/fuzz.c bd3lm.c $(KERNELS) $(TEST_HEADERS) $(BUILD)/flags
+	$(CC) $(CFLAGS) $(SANITIZE) $< $(KERNELS) -o $@ $(LDLIBS)
 $(BUILD)/poison: tests/poison.c io.h $(BUILD)/flags
 	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
 $(BUILD)/bd3lm64: bd3lm.c $(BUILD)/cpu64.o $(HEADERS) $(BUILD)/flags

@@ -172,7 +172,8 @@ static char *json_string(Json *j) {                     // UTF-8, malloc'ed
             unsigned low = (unsigned)json_hex4(j);
             u = low >= 0xDC00 && low < 0xE000 ? 0x10000 + ((u - 0xD800) << 10) + (low - 0xDC00) : 0;
         }
-        if (u == 0 || (u >= 0xD800 && u < 0xE000)) { j->error = "\\u escape that is no character"; break; }
+        if (!j->error && (u == 0 || (u >= 0xD800 && u < 0xE000))) j->error = "\\u escape that is no character";
+        if (j->error) break;
         if (u < 0x80) out[n++] = (char)u;
         else {
             int more = u < 0x800 ? 1 : u < 0x10000 ? 2 : 3;
@@ -254,15 +255,16 @@ static const char *st_parse_whole(const SafeTensors *st, size_t data_size) {
     char **name = NEW(char *, n);
     const StTensor **place = NEW(const StTensor *, st->tensors);
     const char *error = NULL;
-    for (int i = 0; i < st->tensors; i++) name[i] = st->tensor[i].name, place[i] = &st->tensor[i];
-    qsort(name, (size_t)st->tensors, sizeof *name, by_name);
-    for (int i = 1; i < st->tensors; i++) if (!strcmp(name[i - 1], name[i])) error = "two tensors of one name";
-    for (int i = 0; i < st->pairs; i++) name[i] = st->key[i];
-    qsort(name, (size_t)st->pairs, sizeof *name, by_name);
-    for (int i = 1; i < st->pairs; i++) if (!strcmp(name[i - 1], name[i])) error = "metadata names a key twice";
+    for (int i = 0; i < st->tensors; i++) place[i] = &st->tensor[i];
     qsort(place, (size_t)st->tensors, sizeof *place, by_place);
     for (int i = 0; i < st->tensors; at = place[i++]->to) if (place[i]->from != at) error = "tensors overlap or leave a gap";
     if (!error && at != data_size) error = "the tensors do not fill the file";
+    for (int i = 0; i < st->pairs; i++) name[i] = st->key[i];
+    qsort(name, (size_t)st->pairs, sizeof *name, by_name);
+    for (int i = 1; i < st->pairs; i++) if (!strcmp(name[i - 1], name[i])) error = "metadata names a key twice";
+    for (int i = 0; i < st->tensors; i++) name[i] = st->tensor[i].name;
+    qsort(name, (size_t)st->tensors, sizeof *name, by_name);
+    for (int i = 1; i < st->tensors; i++) if (!strcmp(name[i - 1], name[i])) error = "two tensors of one name";
     free(name), free(place);
     return error;
 }

@@ -129,7 +129,7 @@ static bool read_net_config(Golden *g, NetConfig *c, bool ar) {
     // the weights that fix every size, before any memory is taken on the word of the metadata
     char last[64];
     snprintf(last, sizeof last, "param.blocks.%d.mlp.0.weight", c->NL - 1);
-    return need_shape(g, "param.vocab_embed.embedding", SHAPE(c->V, c->C)) && (double)c->mlp * c->C < 1e9 && need_shape(g, last, SHAPE(c->mlp * c->C, c->C))
+    return c->NL <= g->st->tensors && need_shape(g, "param.vocab_embed.embedding", SHAPE(c->V, c->C)) && (double)c->mlp * c->C < 1e9 && need_shape(g, last, SHAPE(c->mlp * c->C, c->C))
         && (ar || need_shape(g, "param.sigma_map.mlp.0.weight", SHAPE(c->cond, c->freq)));
 }
 

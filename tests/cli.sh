@@ -274,6 +274,8 @@ expect 1 'not a checkpoint of bd3lm' ./bd3lm sample --out "$dir/altered"
 altered 's/"width":"24"/"width":"21"/'
 expect 1 'tensor .* has another shape than (.*,21)' ./bd3lm sample --out "$dir/altered"
 expect 1 'tensor .* has another shape than (.*,21)' ./bd3lm train --resume --steps 20 --out "$dir/altered"
+altered 's/"cond":"5"/"cond":"6"/'
+expect 1 'tensor .*sigma_map.mlp.0.weight has another shape than (6,256)' ./bd3lm sample --out "$dir/altered"
 altered 's/"width":"24"/"width":"25"/'
 expect 1 '--heads 3 do not divide --width 25' ./bd3lm eval --out "$dir/altered"
 altered 's/"vocab":"40"/"vocab":"41"/'

@@ -58,6 +58,10 @@ part "sanitized: check" build_and_run bd3lm bd3lm.c "cpu_kernels.c cpu_fast.c" c
 part "sanitized: parity" build_and_run parity tests/parity.c cpu_kernels.c $dir/cpu64.so
 part "sanitized: parity on emulated tiles" build_and_run parity_amx "-I. -Wno-psabi -DEMULATE_AMX tests/parity.c" cpu_kernels.c $dir/cpu64.so
 
+make -s build/fuzz >/dev/null
+part "50 times kill -9" sh tests/kill.sh $dir/scratch
+part "100,000 broken files" build/fuzz $dir/scratch 100000 0 $golden
+
 # the program itself, as `make debug` builds it
 debug_program() {
     make -s debug && ./bd3lm_debug train --data README.md --vocab 30 --width 24 --heads 3 --steps 3 --dropout 0.1 --out $dir/debug --force && ./bd3lm_debug eval --out $dir/debug &&

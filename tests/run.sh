@@ -34,6 +34,7 @@ part ./bd3lm check $supported
 part ./bd3lm check --naive $supported
 part $build/bd3lm64 check $supported
 part $build/test_check $(sh tests/supported.sh tests/golden/bd3lm)
+part $build/fuzz "$scratch" 6000 20000 tests/golden/bd3lm/masks_L6_b2.safetensors tests/golden/bd3lm/noise_loglinear.safetensors
 part sh tests/cli.sh "$scratch"
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ] && [ $passed -gt 0 ]

@@ -119,7 +119,7 @@ static void test_safetensors(const char *dir) {
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[-2],\"data_offsets\":[0,8]}}", 8, "whole number"}, {"{\"a\":{\"dtype\":\"F32\",\"shape\":[99999999999999999999],\"data_offsets\":[0,8]}}", 8, "too large"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296,4294967296],\"data_offsets\":[0,8]}}", 8, "too large"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,2],\"data_offsets\":[0,8]}}", 8, "8 dimensions"}, {"{\"a\":{\"dtype\":\"F32\",\"colour\":[2],\"data_offsets\":[0,8]}}", 8, "unknown field"},
-        {T(",\"a\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[8,8]}}"), 8, "one name"}, {"{\"a\\x\":1}", 0, "bad escape"}, {"{\"a\\u12g4\":1}", 0, "\\u escape"}, {"{\"a\\ud800\":1}", 0, "no character"},
+        {T(",\"a\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[8,8]}}"), 8, "one name"}, {"{\"a\\x\":1}", 0, "bad escape"}, {"{\"a\\u12g4\":1}", 0, "bad \\u escape"}, {"{\"a\\ud800\":1}", 0, "no character"},
         {"{\"a\n\":1}", 0, "control"}, {"{\"a", 0, "without end"}, {"{\"a\" 1}", 0, "':'"}, {"{\"a\":1}", 0, "'{'"}, {"{\"__metadata__\":{\"k\":1}}", 0, "string expected"},
         {"{\"__metadata__\":[]}", 0, "'{'"}, {"{\"a\":{\"dtype\":\"F32\",\"shape\":2,\"data_offsets\":[0,8]}}", 8, "'['"}, {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0]}}", 8, "','"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
