@@ -39,7 +39,7 @@ static struct {
         *precision;
     bool resume, force, watch, quality, naive;
 } opt = {
-    .layers = 2, .width = 96, .heads = 8, .cond = 128, .length = 64, .block = 4, .merges = 4000, .steps = 1800, .batch = 8, .warmup = 50, .save_every = 500, .seed = 1,
+    .layers = 2, .width = 96, .heads = 8, .cond = 128, .length = 64, .block = 4, .merges = 4000, .steps = 3000, .batch = 8, .warmup = 50, .save_every = 500, .seed = 1,
     .samples = 1, .characters = 512, .draws = 1, .sampling_steps = 1000,
     .lr = 1.5e-3, .max_norm = 1, .ema = 0.9999, .clip_min = 1e-3, .clip_max = 1, .nucleus = 0.9,
     .data = "data/cache/kjv.txt", .text = "", .charset = "bytes", .objective = "bd3", .out = "out/bd3lm", .prompt = "", .split = "test", .device = "cpu", .precision = "auto",

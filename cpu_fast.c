@@ -5,12 +5,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_num_threads(void) { return 1; }
-static int omp_get_thread_num(void) { return 0; }
-#endif
 
 #if defined(__AVX512F__)
 enum { VW = 16, MR = 8, NV = 3 };               // VW floats a vector; a register tile is MR rows x NV vectors, see tile()
@@ -238,6 +232,12 @@ bool has_matrix_unit(void) { return false; }
 #endif
 
 #ifdef AMX
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static int omp_get_num_threads(void) { return 1; }
+static int omp_get_thread_num(void) { return 0; }
+#endif
 enum { LINES = 32, DEPTH = 32, TILE_SIZE = 256 };       // lines of a strip; k of a tile; pairs in a tile
 typedef uint32_t pairs __attribute__((vector_size(64), aligned(4), may_alias));
 
