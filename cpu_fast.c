@@ -302,6 +302,7 @@ TILES static void tiles_off(void) { _tile_release(); }
 
 // c (32,32) = [c +] strip a times strip b, over n * DEPTH of k
 TILES static void tile_block(int n, const uint32_t *a, const uint32_t *b, int add, float *c, size_t ldc) {
+    __asm__ volatile("" : : : "memory");                // gcc 12 believes that loading a tile reads no memory
     size_t ld = ldc * sizeof(float), row = 64;
     float *below = c + 16*ldc;
     if (add) {
@@ -336,7 +337,7 @@ static void tile_gemm(int M, int N, int K, const float *A, size_t ai, size_t ap,
     #pragma omp parallel if ((double)M * N * K > 3e5)
     {
         int threads = omp_get_num_threads(), me = omp_get_thread_num();
-        int rows = min(ROWS, round_up((M + threads - 1) / threads, LINES));
+        int rows = max(LINES, min(ROWS, round_up((M + threads - 1) / threads, LINES)));         // M may be 0
         int columns = M > rows * (threads - 1) ? N_PANEL : round_up((min(N, N_PANEL) + threads - 1) / threads, LINES);   // few rows: threads share columns
         uint32_t *a = (uint32_t *)scratch(PANEL_A, (size_t)ROWS * K_PANEL / 2);
         tiles_on();
