@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""bench_peer.py: what a plain PyTorch program reaches on the same processor. Optional: nothing else needs it, or PyTorch.
+
+    python3 tests/bench_peer.py [--quick] [--threads N]         beside build/bench_kernels and build/bench_steps S T
+
+Matrix products of the sizes of bench_kernels.c, then training steps of the sizes of bench_steps.c: the network of bd3lm.c (section 4) and its
+loss (5) as one would write them first: attention computes all pairs of the doubled sequence under a dense mask, the last layer all rows, and the
+output layer all noisy ones, where bd3lm.c skips what nobody attends to or predicts. That is part of what is compared.
+"""
+import argparse, os, sys, time
+try:
+    import torch
+    from torch import nn
+    import torch.nn.functional as F
+except ImportError:
+    print("PyTorch is not installed: no peer to compare with (pip install torch==2.13.0, CPU)")
+    sys.exit(0)
+
+# name, layers, width, heads, symbols, T, block, batch, steps: those of bench_steps.c
+SIZES = [("S", 6, 384, 6, 256, 256, 16, 16, 3), ("T", 4, 192, 6, 64, 128, 4, 32, 8)]
+PRODUCTS = [(8192, 384, 384), (8192, 384, 1536), (8192, 1536, 384), (2048, 2048, 2048)]     # rows, from, to
+COND, FREQ, MLP = 128, 256, 4
+
+def has_matrix_unit():
+    return os.path.exists("/proc/cpuinfo") and "amx_bf16" in open("/proc/cpuinfo").read()
+
+def doubled_mask(T, block):
+    """(2T,2T), true where row i of [noisy | clean] sees column j: attends() of bd3lm.c"""
+    i = torch.arange(2 * T)
+    b, noisy = i % T // block, i < T
+    own = (b[:, None] == b) & (noisy[:, None] == noisy)                 # each copy its own block
+    return own | (b[:, None] > b) & ~noisy                              # and all the clean blocks before it
+
+class Layer(nn.Module):
+    def __init__(self, C, NH):
+        super().__init__()
+        self.NH = NH
+        self.norm1, self.norm2 = nn.LayerNorm(C, bias=False), nn.LayerNorm(C, bias=False)
+        self.qkv, self.out = nn.Linear(C, 3 * C, bias=False), nn.Linear(C, C, bias=False)
+        self.mlp = nn.Sequential(nn.Linear(C, MLP * C), nn.GELU(approximate="tanh"), nn.Linear(MLP * C, C))
+        self.ada = nn.Linear(COND, 6 * C)
+
+    def forward(self, x, cond, mask, cos, sin):
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.ada(cond).chunk(6)
+        B, S, C = x.shape
+        q, k, v = self.qkv(self.norm1(x) * (1 + scale1) + shift1).view(B, S, 3, self.NH, C // self.NH).permute(2, 0, 3, 1, 4)
+        a = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, attn_mask=mask)
+        x = x + gate1 * self.out(a.transpose(1, 2).reshape(B, S, C))
+        return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+
+def rotate(x, cos, sin):
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+
+class Net(nn.Module):
+    def __init__(self, NL, C, NH, V, T, block):
+        super().__init__()
+        self.embedding = nn.Embedding(V, C)
+        self.sigma = nn.Sequential(nn.Linear(FREQ, COND), nn.SiLU(), nn.Linear(COND, COND), nn.SiLU())
+        self.layers = nn.ModuleList(Layer(C, NH) for _ in range(NL))
+        self.norm, self.linear, self.ada = nn.LayerNorm(C, bias=False), nn.Linear(C, V), nn.Linear(COND, 2 * C)
+        nn.init.uniform_(self.embedding.weight, -C ** -0.5, C ** -0.5)
+        for zero in [self.linear, self.ada] + [y.ada for y in self.layers]:
+            nn.init.zeros_(zero.weight), nn.init.zeros_(zero.bias)
+        HS = C // NH
+        angle = torch.arange(T).repeat(2)[:, None] * 10000.0 ** (-torch.arange(0, HS, 2) / HS)      # both copies of a token at one position
+        for name, table in (("cos", angle.cos()), ("sin", angle.sin()), ("mask", doubled_mask(T, block)),
+                            ("level0", (torch.arange(FREQ) < FREQ // 2).float())):                  # cos 0 = 1, sin 0 = 0
+            self.register_buffer(name, table)
+
+    def forward(self, ids):                                             # (B,2T) -> (B,T,V): only noisy rows predict
+        x, cond = self.embedding(ids), self.sigma(self.level0)
+        for layer in self.layers:
+            x = layer(x, cond, self.mask, self.cos, self.sin)
+        shift, scale = self.ada(cond).chunk(2)
+        return self.linear(self.norm(x[:, :ids.shape[1] // 2]) * (1 + scale) + shift)
+
+def bd3_loss(net, x, block, mask, dtype):
+    """L_BD (Eq. 8): levels stratified over the batch, weight 1 / tau, the mean over all tokens; x (B,T), BOS at position 0"""
+    B, T = x.shape
+    n = B * (T // block)
+    tau = 1e-3 + (1 - 1e-3) * (torch.rand(n) + torch.arange(n)) / n
+    tau = tau.view(B, -1).repeat_interleave(block, dim=1)
+    masked = torch.rand(B, T) <= tau
+    masked[:, 0] = False
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        logits = net(torch.cat((x.masked_fill(masked, mask), x), dim=1))[masked].float()
+    logits[:, mask] = -torch.inf                                        # SUBS: MASK is never predicted
+    return (F.cross_entropy(logits, x[masked], reduction="none") / tau[masked]).sum() / (B * T)
+
+def train_step(net, average, adamw, x, block, mask, dtype):
+    adamw.zero_grad()
+    loss = bd3_loss(net, x, block, mask, dtype)
+    loss.backward()
+    nn.utils.clip_grad_norm_(net.parameters(), 1)
+    adamw.step()
+    with torch.no_grad():
+        for mean, p in zip(average, net.parameters()):
+            mean.lerp_(p, 1 - 0.9999)
+    return loss.item()
+
+def best(call, times, at_least=0.0):
+    """seconds of the fastest call after one to warm up: of `times`, and of more until `at_least` seconds are spent"""
+    call()
+    spent = []
+    while len(spent) < times or sum(spent) < at_least:
+        start = time.perf_counter()
+        call()
+        spent.append(time.perf_counter() - start)
+    return min(spent)
+
+def product(N, C, OC, dtype, quick):
+    x, w = (torch.rand(N, C) - 0.5).to(dtype), (torch.rand(OC, C) - 0.5).to(dtype)
+    with torch.no_grad():
+        s = best(lambda: F.linear(x, w), 3, 0.1 if quick else 0.5)
+    print("%-58s %9.3f ms %8.1f GFLOP/s" % ("torch linear            rows %5d  %4d -> %4d" % (N, C, OC), s * 1e3, 2e-9 * N * C * OC / s), flush=True)
+
+def train(name, NL, C, NH, symbols, T, block, B, steps, dtype, quick):
+    mask, bos = symbols, symbols + 1
+    net = Net(NL, C, NH, symbols + 2, T, block)
+    average = [p.detach().clone() for p in net.parameters()]
+    adamw = torch.optim.AdamW(net.parameters(), lr=1.5e-3, weight_decay=0, fused=True)
+
+    def step():
+        x = torch.randint(symbols, (B, T))
+        x[:, 0] = bos
+        return train_step(net, average, adamw, x, block, mask, dtype)
+    s = best(step, 1 if quick else steps)
+    print("torch train %-4s %7.0f tokens/s | %d parameters" % (name, B * T / s, sum(p.numel() for p in net.parameters())), flush=True)
+
+def main():
+    parser = argparse.ArgumentParser(description="matrix products and training steps in plain PyTorch, to be read beside make bench")
+    parser.add_argument("--quick", action="store_true", help="one step of each size")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N", help="default: as many as PyTorch takes by itself")
+    args = parser.parse_args()
+    if args.threads < 1:
+        parser.error("--threads %d: 1 or more" % args.threads)
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(1)
+    for dtype, name in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
+        if dtype == torch.bfloat16 and not has_matrix_unit():
+            print("bf16: not measured, this processor has no AMX tiles")
+            break
+        print("%s, %d threads, PyTorch %s:" % (name, args.threads, torch.__version__), flush=True)
+        for sizes in PRODUCTS:
+            product(*sizes, dtype, args.quick)
+        for sizes in SIZES:
+            train(*sizes, dtype, args.quick)
+
+if __name__ == "__main__":
+    main()
