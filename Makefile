@@ -55,7 +55,7 @@ demo: setup
 	@watch=; [ -t 1 ] && watch=--watch; ./bd3lm sample --out out/demo --chars 600 --prompt 'In the beginning' $$watch
 	@./bd3lm sample --out out/demo --samples 16 --quality > out/demo/samples.txt; echo '16 texts of 512 characters (out/demo/samples.txt) beside held-out text:'; tail -n 2 out/demo/samples.txt
 
-# this machine's peaks, every kernel beside them, training and sampling of three sizes; two to five minutes
+# this machine's peaks, every kernel beside them, training and sampling of three sizes, PyTorch where it is installed; two to six minutes
 #      make bench
 bench: $(BUILD)/bench_kernels $(BUILD)/bench_steps
 	@sh tests/bench.sh $(BUILD)

@@ -4,3 +4,4 @@ set -eu
 sed -n 's/^model name[^:]*: */processor: /p' /proc/cpuinfo 2>/dev/null | head -n 1
 "$1"/bench_kernels
 "$1"/bench_steps S T P
+if command -v python3 >/dev/null; then python3 tests/bench_peer.py; fi
