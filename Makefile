@@ -96,6 +96,8 @@ $(BUILD)/test_%: tests/test_%.c bd3lm.c $(KERNELS) $(TEST_HEADERS) $(BUILD)/flag
 SANITIZE = $(if $(call accepts,-fsanitize=address -fsanitize=undefined),-O1 -g -fsanitize=address -fsanitize=undefined -fno-sanitize-recover=undefined)
 $(BUILD)/fuzz: tests/fuzz.c bd3lm.c $(KERNELS) $(TEST_HEADERS) $(BUILD)/flags
 	$(CC) $(CFLAGS) $(SANITIZE) $< $(KERNELS) -o $@ $(LDLIBS)
+$(BUILD)/kill: tests/kill.c io.h kernels.h tests/check.h $(BUILD)/flags
+	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
 $(BUILD)/poison: tests/poison.c io.h $(BUILD)/flags
 	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
 $(BUILD)/bd3lm64: bd3lm.c $(BUILD)/cpu64.o $(HEADERS) $(BUILD)/flags

@@ -62,6 +62,28 @@ make -s build/fuzz >/dev/null
 part "50 times kill -9" sh tests/kill.sh $dir/scratch
 part "100,000 broken files" build/fuzz $dir/scratch 100000 0 $golden
 
+# kill -9, fifty times and more, at least 25 of them while a checkpoint is being written
+make -s all build/kill >/dev/null
+cat README.md NOTES.md bd3lm.c >$dir/text
+rm -rf $dir/scratch/killed $dir/scratch/whole
+part "kill -9 at random instants" build/kill $dir/scratch $dir/text 50 25
+
+# a real file system with room for one checkpoint and a half (where one may be mounted): the old file stays, and with more room training goes on
+disk_full() {
+    mkdir -p $dir/disk
+    unshare -m sh -c '
+        d=$1/disk; mount -t tmpfs -o size=800k none $d || exit 9
+        ./bd3lm train --data $1/text --vocab 40 --layers 2 --width 24 --heads 3 --length 24 --batch 4 --cond 5 --steps 4 --out $d/out >/dev/null || exit 1
+        cp $d/out/bd3lm.safetensors $1/before
+        ./bd3lm train --resume --steps 6 --out $d/out >/dev/null 2>$1/stderr; [ $? -eq 1 ] || exit 1
+        [ "$(wc -l <$1/stderr)" -eq 1 ] && grep -q "cannot write .*bd3lm.safetensors: No space left" $1/stderr || exit 1
+        cmp $1/before $d/out/bd3lm.safetensors && [ "$(ls $d/out | tr "\n" " ")" = "bd3lm.safetensors log.csv " ] || exit 1
+        mount -o remount,size=4m $d && ./bd3lm train --resume --steps 6 --out $d/out >/dev/null' sh $dir
+    status=$?
+    [ $status -eq 0 ] && echo "1 passed, 0 failed" || { cat $dir/stderr; echo "0 passed, 1 failed"; }
+}
+if unshare -m mount -t tmpfs none $dir/scratch 2>/dev/null; then part "a full disk" disk_full; else echo "         skipped: no file system may be mounted here"; fi
+
 # the program itself, as `make debug` builds it
 debug_program() {
     make -s debug && ./bd3lm_debug train --data README.md --vocab 30 --width 24 --heads 3 --steps 3 --dropout 0.1 --out $dir/debug --force && ./bd3lm_debug eval --out $dir/debug &&
