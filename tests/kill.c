@@ -57,7 +57,7 @@ int main(int argc, char **argv) {
         pid_t child = train(out.text, argv[2], 1000000, 1, step >= 0);
         // the instant: every second kill shortly after a temporary file was seen to appear, the others at any time; the first ones may find no checkpoint yet
         bool aim = round % 2;
-        double deadline = seconds() + 60;
+        double deadline = seconds() + 20;
         if (aim) {
             siginfo_t dead = {0};
             bool waiting = true;
