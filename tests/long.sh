@@ -59,7 +59,6 @@ part "sanitized: parity" build_and_run parity tests/parity.c cpu_kernels.c $dir/
 part "sanitized: parity on emulated tiles" build_and_run parity_amx "-I. -Wno-psabi -DEMULATE_AMX tests/parity.c" cpu_kernels.c $dir/cpu64.so
 
 make -s build/fuzz >/dev/null
-part "50 times kill -9" sh tests/kill.sh $dir/scratch
 part "100,000 broken files" build/fuzz $dir/scratch 100000 0 $golden
 
 # kill -9, fifty times and more, at least 25 of them while a checkpoint is being written
