@@ -1,6 +1,6 @@
 # A menu. The two commands that most people need:
 #   make demo      sets everything up, trains a small block diffusion model and prints what it writes (two to three minutes on two cores)
-#   make test      proves the programs right (about two minutes, building included)
+#   make test      proves the programs right (two to four minutes, building included)
 # Variables: CC=clang  OMP=0 (no OpenMP)  NVCC= (no CUDA)  ARCH= (baseline instructions, runs on any machine of this family)
 
 CC     = gcc

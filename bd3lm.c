@@ -308,7 +308,7 @@ static Net net_create(NetConfig c, bool training, uint64_t seed, int P, int cach
 static void net_free(Net *net) { params_free(&net->ps); free(net->layer); *net = (Net){0}; }
 
 // The modulation weight cond + bias of layer l (NL: the output layer) -> (1,1,columns). It depends on nothing but the weights, so a sampler, which
-// never changes them, computes it once: it would read as many numbers as two of the ten products of a layer do.
+// never changes them, computes it once: a layer reads 6C cond numbers for it and 12C^2 for all its other products.
 static Tensor *modulation(Net *net, Tensor *cond, Tensor *weight, Tensor *bias, int l) {
     real *kept = net->mods ? net->mods + (size_t)l * 6 * (size_t)net->c.C : NULL;
     if (!net->mods_known || !tape.off) {
@@ -396,7 +396,8 @@ static Loss mean_loss(Net *net, Tensor *logits, const int *target, const double 
 // L_BD = E sum_b w(tau_b) * -log p(x^b | x_tau^b, x^<b), the mean over all counted tokens, masked or not.                               (Eq. 8)
 // x, x_tau, counted (B,T) 1 or 0; w (B, T/block). One block sees no clean tokens: nothing is doubled (MDLM).
 // Only masked tokens go through the output layer (SUBS: the others cost nothing); all_logits: all B*T do, for those who want to look at them.
-// In a dry run all are masked but one, since a BOS never is.
+// In a dry run N is B*T - 1: no step has more masked tokens, since a BOS never is one, and it differs from B*T, so that no two tensors have one shape
+// there, and share a gradient buffer, that have different ones in a step.
 static Loss bd3_loss(Net *net, const int *x, const int *x_tau, const double *w, const int *counted, int B, int T, int block, bool all_logits) {
     int N = 0, copies = T == block ? 1 : 2, S = copies * T;                 // N rows are predicted, of the S rows of each sequence
     int *id = HOST(int, B * S), *position = HOST(int, S), *row = HOST(int, B*T), *target = HOST(int, B*T);

@@ -351,7 +351,7 @@ static const char *first_not_finite(const Params *ps, const char **what) {
     *what = "activation";
     for (int i = 0; i < tape.n; i++) {
         const Tensor *x = tape.node[i].out;
-        if (!all_finite(x->data, count(x))) return x->name;
+        if (!all_finite(x->pre ? x->pre : x->data, count(x))) return x->name;  // a shared buffer holds another layer's by now
     }
     *what = "gradient";
     for (int i = 0; i < ps->n; i++) if (ps->grad && !all_finite(ps->list[i]->t.grad, count(&ps->list[i]->t))) return ps->list[i]->t.name;
@@ -388,8 +388,9 @@ static void linear_back(const void *p) {
     int N = rows(l->x), C = l->x->C, OC = l->out->C;
     if (l->act != LINEAR_ONLY) activation_backward(d, l->pre, count(l->out), l->act);
     if (wants(l->x)) linear_backward_inp(grad_of(l->x), d, l->weight->data, N, C, OC, precision);
+    if (!wants(l->weight)) return;
     if (l->x->pre) activation_forward(l->x->data, l->x->pre, count(l->x), l->x->act);
-    if (wants(l->weight)) linear_backward_weight(grad_of(l->weight), l->bias ? grad_of(l->bias) : NULL, d, l->x->data, N, C, OC, precision);
+    linear_backward_weight(grad_of(l->weight), l->bias ? grad_of(l->bias) : NULL, d, l->x->data, N, C, OC, precision);
 }
 static Tensor *linear_into(Tensor *out, Tensor *x, Tensor *weight, Tensor *bias, Activation act) {
     real *pre = act != LINEAR_ONLY && !tape.off ? arena_take(&per_step, count(out) * sizeof(real)) : NULL;
@@ -489,9 +490,10 @@ static void attention_back(const void *p) {
     const Attention *a = p;
     int C = a->out->C, ldq = a->q->C, ldkv = a->kv->C;
     real *k = a->kv->data + a->column, *dq = grad_of(a->q), *dk = grad_of(a->kv);
-    if (dk) dk += a->column;
-    if (dq && dk) attention_backward(dq, dk, dk + C, a->out->grad, a->out->data, a->lse, a->q->data, k, k + C, a->span,
-                                     a->B, rows(a->q) / a->B, rows(a->kv) / a->B, a->NH, C / a->NH, ldq, ldkv, precision);
+    if (!dq || !dk) die("internal error: attention to a constant has no gradient yet");
+    dk += a->column;
+    attention_backward(dq, dk, dk + C, a->out->grad, a->out->data, a->lse, a->q->data, k, k + C, a->span,
+                       a->B, rows(a->q) / a->B, rows(a->kv) / a->B, a->NH, C / a->NH, ldq, ldkv, precision);
 }
 static Tensor *attention(Tensor *q, Tensor *kv, int column, const Span *span, int B, int NH) {
     int C = (kv->C - column) / 2;

@@ -40,7 +40,7 @@ static float *scratch(int slot, size_t n) {
         free(buffer[slot]);
         size[slot] = n;
         buffer[slot] = aligned_alloc(64, (n * sizeof(float) + 63) / 64 * 64);
-        if (!buffer[slot]) abort();             // a few hundred kilobytes: a machine without them cannot go on
+        if (!buffer[slot]) abort();             // a few megabytes: a machine without them cannot go on
     }
     return buffer[slot];
 }
@@ -241,11 +241,12 @@ static int omp_get_thread_num(void) { return 0; }
 enum { LINES = 32, DEPTH = 32, TILE_SIZE = 256 };       // lines of a strip; k of a tile; pairs in a tile
 typedef uint32_t pairs __attribute__((vector_size(64), aligned(4), may_alias));
 
-// 16 numbers in the low and 16 in the high halves, rounded to nearest, ties to even; NaN stays NaN
+// 16 numbers rounded to nearest, ties to even, in the high halves; NaN stays NaN (0xFFFFFFFF, which fills a debug build's memory, would become 0)
 static inline pairs rounded(pairs u) {
     pairs nan = (pairs)((u & 0x7FFFFFFF) > 0x7F800000);
     return ((u + 0x7FFF + (u >> 16 & 1)) & ~nan) | ((u | 0x00400000) & nan);
 }
+// 16 numbers in the low and 16 in the high halves
 static inline pairs pair_up(const float *low, const float *high) { return rounded(*(const pairs *)low) >> 16 | (rounded(*(const pairs *)high) & 0xFFFF0000); }
 
 // 16 x 16: exchanges the off-diagonal blocks of 8, then 4, 2, 1
@@ -262,7 +263,7 @@ static inline pairs pair_up(const float *low, const float *high) { return rounde
 
 // One tile of x(line l, p) = x[l*sl + p*sp], of which one stride is 1; h lines and d of k are there, the rest is zero
 static void pack_tile(uint32_t *tile, const float *x, size_t sl, size_t sp, int h, int d, int right) {
-    float edge[16 * DEPTH];
+    _Alignas(64) float edge[16 * DEPTH];
     int along = sp == 1;                                // k is contiguous
     if (h < 16 || d < DEPTH) {
         memset(edge, 0, sizeof edge);
@@ -323,7 +324,7 @@ TILES static void tile_block(int n, const uint32_t *a, const uint32_t *b, int ad
 // the same where only m x n of the 32 x 32 are there
 static void ragged_block(int depth, const uint32_t *a, const uint32_t *b, int add, float *C, size_t ldc, int m, int n) {
     if (m >= LINES && n >= LINES) { tile_block(depth, a, b, add, C, ldc); return; }
-    float c[LINES * LINES];
+    _Alignas(64) float c[LINES * LINES];
     tile_block(depth, a, b, 0, c, LINES);
     for (int i = 0; i < min(m, LINES); i++)
         for (int j = 0; j < min(n, LINES); j++) C[i*ldc + j] = (add ? C[i*ldc + j] : 0) + c[i*LINES + j];
@@ -338,7 +339,8 @@ static void tile_gemm(int M, int N, int K, const float *A, size_t ai, size_t ap,
     {
         int threads = omp_get_num_threads(), me = omp_get_thread_num();
         int rows = max(LINES, min(ROWS, round_up((M + threads - 1) / threads, LINES)));         // M may be 0
-        int columns = M > rows * (threads - 1) ? N_PANEL : round_up((min(N, N_PANEL) + threads - 1) / threads, LINES);   // few rows: threads share columns
+        int blocks = max(1, (M + rows - 1) / rows), pieces = (threads + blocks - 1) / blocks;           // fewer blocks of rows than threads: columns are cut too
+        int columns = round_up((min(N, N_PANEL) + pieces - 1) / pieces, LINES);
         uint32_t *a = (uint32_t *)scratch(PANEL_A, (size_t)ROWS * K_PANEL / 2);
         tiles_on();
         for (int j0 = 0; j0 < N; j0 += N_PANEL)
@@ -598,10 +600,13 @@ static int all_see(const Reach *x, int j) { return (x->start[0] <= j && j + LINE
 
 // s (32,32) = value where row r does not see key j + column
 static void hide_block(float *s, const Span *span, int rows, int j, float value) {
+    ivec lane;
+    for (int l = 0; l < VW; l++) lane[l] = j + l;
     for (int r = 0; r < rows; r++)
-        for (int c = 0; c < LINES; c++) {
-            int x = j + c, sees = ((x >= span[r].lo[0]) & (x < span[r].hi[0])) | ((x >= span[r].lo[1]) & (x < span[r].hi[1]));
-            s[r*LINES + c] = sees ? s[r*LINES + c] : value;
+        for (int c = 0; c < LINES; c += VW) {
+            ivec x = lane + c, sees = ((x >= span[r].lo[0]) & (x < span[r].hi[0])) | ((x >= span[r].lo[1]) & (x < span[r].hi[1]));
+            vec *y = (vec *)(s + r*LINES + c);
+            *y = choose(sees, *y, (vec){0} + value);
         }
 }
 
@@ -722,8 +727,8 @@ static void tile_attention_backward(float *dq, float *dk, float *dv, const float
 
                 for (int j = 0; j < keys; j += LINES) if (some_see(&reach, j)) {
                     // pass 1: scores and dp; p = exp(scores - lse), ds = p (dp - dout.out), both 0 where a row does not see a key
-                    float p[LINES * LINES], ds[LINES * LINES];
-                    uint32_t turned[2 * TILE_SIZE];
+                    _Alignas(64) float p[LINES * LINES], ds[LINES * LINES];
+                    _Alignas(64) uint32_t turned[2 * TILE_SIZE];
                     tile_block(depth, left, kp + (size_t)j * D / 2, 0, p, LINES);
                     tile_block(depth, dout_left, vp + (size_t)j * D / 2, 0, ds, LINES);
                     for (int r = 0; r < rows; r++)
