@@ -316,9 +316,7 @@ static Tensor *modulation(Net *net, Tensor *cond, Tensor *weight, Tensor *bias, 
         if (kept) store_rows(kept, mod->data, 1, 1, 1, mod->C, mod->C);
         return mod;
     }
-    Tensor *mod = HOST(Tensor, 1);
-    *mod = (Tensor){.data = kept, .B = 1, .T = 1, .C = weight->T, .kind = CONSTANT, .name = weight->name};
-    return mod;
+    return constant(kept, 1, 1, weight->T, weight->name);
 }
 
 // What the network is shown: ids (B,T), and for each of the T rows of a sequence its position and what it attends to. (In the doubled pass
@@ -365,10 +363,8 @@ static Tensor *forward(Net *net, Input in, const int *row, int N) {
             q = rope(linear(gather_rows(h, wanted, N), weight_rows(y->attn_qkv, 0, C), NULL, LINEAR_ONLY), net->rope, wanted_at, c.NH);
             x = gather_rows(x, wanted, N);
         }
-        const Span *see = last ? wanted_span : span;
-        int sequences = last ? 1 : in.B;
-        Tensor *a = in.slot < 0 ? attention(q, kv, kv->C - 2*C, see, sequences, c.NH)
-                                : attention_cached(q, cache, in.B / sequences * keys, C, see, sequences, c.NH);
+        if (in.slot >= 0) kv = constant(cache, in.B, keys, 2*C, "cache");
+        Tensor *a = attention(q, kv, kv->C - 2*C, last ? wanted_span : span, last ? 1 : in.B, c.NH);
         net->drop.stream++;
         x = gated_residual(x, linear(a, y->attn_out, NULL, LINEAR_ONLY), attn, net->drop);
 

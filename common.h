@@ -179,6 +179,12 @@ static Tensor *tensor(int B, int T, int C, int kind, const char *name) {
     x->data = arena_take(&per_step, count(x) * sizeof(real));
     return x;
 }
+// numbers that are on the device already
+static Tensor *constant(real *data, int B, int T, int C, const char *name) {
+    Tensor *x = HOST(Tensor, 1);
+    *x = (Tensor){.data = data, .B = B, .T = T, .C = C, .kind = CONSTANT, .name = name};
+    return x;
+}
 static Tensor *activation(int B, int T, int C, const char *name) { return tensor(B, T, C, ACTIVATION, name); }
 
 // Marks x as an input: backward(loss, INPUTS) leaves d loss / d x in x->grad.
@@ -504,16 +510,11 @@ static Tensor *attention(Tensor *q, Tensor *kv, int column, const Span *span, in
     return out;
 }
 
-// A cache of keys|values (B,W,2C): the columns column.. of kv (B,T,.) go to the slots slot..slot+T-1. Reading it takes no gradient.
+// A cache of keys|values (B,W,2C): the columns column.. of kv (B,T,.) go to the slots slot..slot+T-1. Attention then reads it as a constant:
+// attention(q, constant(cache, B, W, 2*C, "cache"), 0, span, B, NH), with the tape off.
 static void cache_store(real *cache, int W, int slot, const Tensor *kv, int column) {
     if (slot + kv->T > W) die("internal error: rows %d..%d of a cache of %d", slot, slot + kv->T - 1, W);
     store_rows(cache + (size_t)slot * (size_t)(kv->C - column), kv->data + column, kv->B, kv->T, W, kv->C - column, kv->C);
-}
-static Tensor *attention_cached(const Tensor *q, const real *cache, int keys, int C, const Span *span, int B, int NH) {
-    Tensor *out = tensor(q->B, q->T, C, CONSTANT, "attention_cached");
-    real *lse = arena_take(&per_step, (size_t)rows(q) * (size_t)NH * sizeof(real));
-    attention_forward(out->data, lse, q->data, cache, cache + C, span, B, rows(q) / B, keys, NH, C / NH, q->C, 2*C, precision);
-    return out;
 }
 
 // x + gate dropout(branch) -> (B,T,C)
