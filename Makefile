@@ -89,9 +89,9 @@ $(BUILD)/parity_amx: tests/parity.c tests/amx_emu.h cpu_fast.c $(BUILD)/cpu_kern
 $(BUILD)/test_ops: tests/test_ops.c $(BUILD)/cpu64.o $(TEST_HEADERS) $(BUILD)/flags
 	$(CC) $(CFLAGS) $(DOUBLE) $< $(BUILD)/cpu64.o -o $@ $(LDLIBS)
 $(BUILD)/test_bd3lm64: tests/test_bd3lm.c bd3lm.c $(BUILD)/cpu64.o $(TEST_HEADERS) $(BUILD)/flags
-	$(CC) $(CFLAGS) $(DOUBLE) $< $(BUILD)/cpu64.o -o $@ $(LDLIBS)
+	$(CC) $(CFLAGS) $(DOUBLE) $< $(BUILD)/cpu64.o -o $@ $(LDLIBS) -ldl
 $(BUILD)/test_%: tests/test_%.c bd3lm.c $(KERNELS) $(TEST_HEADERS) $(BUILD)/flags
-	$(CC) $(CFLAGS) $< $(KERNELS) -o $@ $(LDLIBS)
+	$(CC) $(CFLAGS) $< $(KERNELS) -o $@ $(LDLIBS) -ldl
 # the fuzzer wants sanitizers; a compiler without them must do
 SANITIZE = $(if $(call accepts,-fsanitize=address -fsanitize=undefined),-O1 -g -fsanitize=address -fsanitize=undefined -fno-sanitize-recover=undefined)
 $(BUILD)/fuzz: tests/fuzz.c bd3lm.c $(KERNELS) $(TEST_HEADERS) $(BUILD)/flags
