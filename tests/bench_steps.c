@@ -19,6 +19,17 @@ static double sum_of(const char *prefix) {
     return sum;
 }
 
+// the kernels that took more than a hundredth of `all` seconds
+static void print_shares(double all) {
+    double kernels = 0;
+    printf("           of which");
+    for (int i = 0; charged[i].name; i++) {
+        kernels += charged[i].seconds;
+        if (charged[i].seconds > 0.01 * all) printf(" %s %.0f %%,", charged[i].name, 100 * charged[i].seconds / all);
+    }
+    printf(" outside of kernels %.0f %%\n", 100 * (all - kernels) / all);
+}
+
 typedef struct Size { const char *name; int layers, width, heads, symbols, T, block, B, steps; } Size;
 static const Size sizes[] = {
     {"S", 6, 384, 6, 256, 256, 16, 16, 3}, {"T", 4, 192, 6, 64, 128, 4, 32, 8}, {"P", 12, 768, 12, 50258, 1024, 16, 1, 2}, {"demo", 2, 96, 8, 4256, 64, 4, 8, 50},
@@ -54,13 +65,7 @@ static void train(const Size *z) {
     double products = sum_of("linear"), attention = sum_of("attention");
     printf("train %-4s %7.0f tokens/s | products %2.0f %%, attention %2.0f %%, the rest %2.0f %% | %.2f GB of tensors, %zu parameters\n", z->name, z->B * z->T / best,
            100 * products / all, 100 * attention / all, 100 * (all - products - attention) / all, (double)(persistent.size + per_step.size) * 1e-9, params_count(&net.ps));
-    double kernels = 0;
-    printf("           of which");
-    for (int i = 0; charged[i].name; i++) {
-        kernels += charged[i].seconds;
-        if (charged[i].seconds > 0.01 * all) printf(" %s %.0f %%,", charged[i].name, 100 * charged[i].seconds / all);
-    }
-    printf(" outside of kernels %.0f %%\n", 100 * (all - kernels) / all);
+    print_shares(all);
     net_free(&net);
     free(c.id[TRAIN]), free(x), free(counted);
 }
@@ -81,11 +86,13 @@ static void sample(const Size *z, int block, int blocks) {
     }
     for (int at = 0; at < W + block; at += block) sample_block(&s, at);
     s.forwards = s.nfe = s.pairs = 0;
+    memset(charged, 0, sizeof charged);
     double from = seconds();
     for (int at = W + block; at < L; at += block) sample_block(&s, at);
     double took = seconds() - from;
     printf("sample %-4s block %2d %7.1f tokens/s | %.2f passes, %.0f key pairs a token | cache and weights %.2f GB\n", z->name, block, blocks * block / took,
            (double)s.forwards / (blocks * block), (double)s.pairs / (blocks * block), (double)persistent.size * 1e-9);
+    print_shares(took);
     tape.off = false;
     net_free(&net);
     free(s.x), free(s.row);
