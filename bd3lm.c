@@ -446,32 +446,30 @@ static Loss draw_loss(Net *net, const int *x, const int *counted, int B, int T, 
 // ---- 6. sampling --------------------------------------------------------------------------------------------------------------
 // Everything about probabilities is in double with 53-bit uniforms: samplers of many steps are distorted by less (Zheng et al. 2024).
 
-// The likeliest token on top of a heap of n; of equally likely ones the first. Entry i sinks to its place.
 typedef struct { double p; int v; } Ranked;
-static bool ahead(Ranked a, Ranked b) { return a.p > b.p || (a.p == b.p && a.v < b.v); }
-static void sink(Ranked *heap, int n, int i) {
-    for (int child; (child = 2*i + 1) < n; i = child) {
-        if (child + 1 < n && ahead(heap[child + 1], heap[child])) child++;
-        if (ahead(heap[i], heap[child])) return;
-        Ranked swap = heap[i];
-        heap[i] = heap[child], heap[child] = swap;
-    }
-}
+static bool ahead(Ranked a, Ranked b) { return a.p > b.p || (a.p == b.p && a.v < b.v); }      // of equally likely ones the first
+static void swap_ranked(Ranked *a, Ranked *b) { Ranked was = *a; *a = *b, *b = was; }
 
-// Nucleus: of the tokens sorted by probability keep those whose running total is at most `top`, and always the first. heap (V) is scratch.
-static void nucleus(double *p, int V, double top, Ranked *heap) {
+// Nucleus: of the tokens sorted by probability keep those whose running total is at most `top`, and always the first. rank (V) is scratch.
+// Nothing needs sorting for it: rank[0..kept-1], of total `running`, are in, rank[out..] are out, and what lies between is divided by one of its own
+// into those ahead of it and those behind, until nothing does. That reads V numbers about twice, also where thousands are equally likely.
+static void nucleus(double *p, int V, double top, Ranked *rank) {
     if (top >= 1) return;
-    for (int v = 0; v < V; v++) heap[v] = (Ranked){p[v], v}, p[v] = 0;
-    for (int i = V / 2 - 1; i >= 0; i--) sink(heap, V, i);
-    double running = 0, kept = 0;
-    for (int n = V; n > 0; sink(heap, n, 0)) {
-        Ranked best = heap[0];
-        running += best.p;
-        if (n < V && !(running <= top)) break;
-        p[best.v] = best.p, kept = running;
-        heap[0] = heap[--n];
+    for (int v = 0; v < V; v++) rank[v] = (Ranked){p[v], v}, p[v] = 0;
+    int kept = 0, out = V;
+    double running = 0;
+    while (kept < out) {
+        int n = kept, end = out - 1;
+        double sum = running;                           // of rank[0..n-1]: all that are ahead of `one`
+        swap_ranked(rank + (kept + out) / 2, rank + end);
+        Ranked one = rank[end];
+        for (int i = kept; i < end; i++) if (ahead(rank[i], one)) { sum += rank[i].p; swap_ranked(rank + i, rank + n++); }
+        swap_ranked(rank + n, rank + end);
+        if (n > 0 && !(sum <= top)) out = n;            // too much without it
+        else if (n == 0 || sum + one.p <= top) kept = n + 1, running = sum + one.p;
+        else kept = out = n, running = sum;             // too much with it
     }
-    for (int v = 0; v < V; v++) p[v] /= kept;
+    for (int n = 0; n < kept; n++) p[rank[n].v] = rank[n].p / running;
 }
 
 static int categorical(const double *p, int V, Rng *r) {
@@ -518,10 +516,10 @@ static real *forward_cached(Sampler *s, int start, int n, const int *row, int N)
 }
 
 // What may stand at one position: p_theta(x_0 | x_tau^b, x^<b) in the nucleus. p (V), logits (V), current: the token that stands there now
-static void predict(double *p, const real *logits, int V, int mask, int current, double top, Ranked *heap) {
+static void predict(double *p, const real *logits, int V, int mask, int current, double top, Ranked *rank) {
     subs_log_probs(p, logits, V, mask, current);
     for (int v = 0; v < V; v++) p[v] = exp(p[v]);
-    nucleus(p, V, top, heap);
+    nucleus(p, V, top, rank);
 }
 
 // One pass, and the predictions (N,V) for the masked rows row[0..N-1] of s; they live until the next pass.
@@ -529,8 +527,8 @@ static double *predict_rows(Sampler *s, int start, int n, int N) {
     const real *logits = forward_cached(s, start, n, s->row, N);
     size_t V = (size_t)s->net->c.V;
     double *p = HOST(double, (size_t)N * V);
-    Ranked *heap = HOST(Ranked, V);
-    for (size_t k = 0; k < (size_t)N; k++) predict(p + k*V, logits + k*V, (int)V, s->net->c.mask, s->net->c.mask, s->top, heap);
+    Ranked *rank = HOST(Ranked, V);
+    for (size_t k = 0; k < (size_t)N; k++) predict(p + k*V, logits + k*V, (int)V, s->net->c.mask, s->net->c.mask, s->top, rank);
     return p;
 }
 

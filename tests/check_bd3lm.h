@@ -337,9 +337,9 @@ static void check_sampler_step(Golden *g) {
     int *x = to_int(ids, (size_t)N), *row = NEW(int, N);
     double *p = NEW(double, all), *q = NEW(double, all), *u = NULL, *pick = NULL, *out = NULL;
     real *logits = NEW(real, all);
-    Ranked *heap = NEW(Ranked, V);
+    Ranked *rank = NEW(Ranked, V);
     for (size_t i = 0; i < all; i++) logits[i] = (real)in[i];
-    for (size_t i = 0; i < (size_t)N; i++) predict(p + i*(size_t)V, logits + i*(size_t)V, V, mask, x[i], meta(g, "nucleus_p"), heap);
+    for (size_t i = 0; i < (size_t)N; i++) predict(p + i*(size_t)V, logits + i*(size_t)V, V, mask, x[i], meta(g, "nucleus_p"), rank);
     compare(g, "out.p_x0", p, SHAPE(B, n, V));
     if (!first) {
         if (!(u = need_tensor(g, "in.t", 0, SHAPE(B)))) goto done;
@@ -364,7 +364,7 @@ static void check_sampler_step(Golden *g) {
     compare(g, "out.position", out + masks, SHAPE(masks));
     compare(g, "out.x_next", out + 2*masks, SHAPE(masks, n));
 done:
-    free(in), free(drawn), free(x), free(row), free(p), free(q), free(u), free(pick), free(out), free(logits), free(heap);
+    free(in), free(drawn), free(x), free(row), free(p), free(q), free(u), free(pick), free(out), free(logits), free(rank);
 }
 
 // One file that is already in memory. Every out.* and grad.* tensor must have been compared.
