@@ -365,6 +365,49 @@ static void tile_gemm(int M, int N, int K, const float *A, size_t ai, size_t ap,
 }
 #endif
 
+// ---- turning around -------------------------------------------------------------------------------------------------------------
+
+enum { RT = VW == 8 ? 4 : MR == 6 && VW == 4 ? 4 : 8, GROUP = VW > RT ? VW : RT };     // rows of a register tile of attention; turned rows come in GROUPs
+typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
+#ifdef __clang__
+#define SHUFFLE(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#else
+#define SHUFFLE(x, y, ...) __builtin_shuffle(x, y, (int32_t __attribute__((vector_size(16)))){__VA_ARGS__})
+#endif
+// the sums of the numbers of each of four vectors
+static inline vec4 four_sums(const vec *x) {
+    vec4 s[4];
+    for (int j = 0; j < 4; j++) {
+        union { vec all; vec4 part[VW / 4]; } y = {x[j]};
+        s[j] = y.part[0];
+        for (int i = 1; i < VW / 4; i++) s[j] += y.part[i];
+    }
+    vec4 ab = SHUFFLE(s[0], s[1], 0, 4, 1, 5) + SHUFFLE(s[0], s[1], 2, 6, 3, 7), cd = SHUFFLE(s[2], s[3], 0, 4, 1, 5) + SHUFFLE(s[2], s[3], 2, 6, 3, 7);
+    return SHUFFLE(ab, cd, 0, 1, 4, 5) + SHUFFLE(ab, cd, 2, 3, 6, 7);
+}
+
+// out[i*ld_out + r] = inp[r*ld + i], 4 x 4
+static inline void transpose4(float *out, size_t ld_out, const float *inp, size_t ld) {
+    vec4 a = *(const vec4 *)inp, b = *(const vec4 *)(inp + ld), c = *(const vec4 *)(inp + 2*ld), d = *(const vec4 *)(inp + 3*ld);
+    vec4 ac = SHUFFLE(a, c, 0, 4, 1, 5), bd = SHUFFLE(b, d, 0, 4, 1, 5), AC = SHUFFLE(a, c, 2, 6, 3, 7), BD = SHUFFLE(b, d, 2, 6, 3, 7);
+    *(vec4 *)out = SHUFFLE(ac, bd, 0, 4, 1, 5);
+    *(vec4 *)(out + ld_out) = SHUFFLE(ac, bd, 2, 6, 3, 7);
+    *(vec4 *)(out + 2*ld_out) = SHUFFLE(AC, BD, 0, 4, 1, 5);
+    *(vec4 *)(out + 3*ld_out) = SHUFFLE(AC, BD, 2, 6, 3, 7);
+}
+
+// panels [group][HS][VW] of inp (rows,HS), completed with zeros up to GROUP
+static void turn(float *panel, const float *inp, size_t ld, int rows, int HS, Precision how) {
+    for (int r0 = 0; r0 < round_up(rows, GROUP); r0 += 4) {
+        float *out = panel + (size_t)(r0 / VW)*HS*VW + r0 % VW;
+        const float *x = inp + r0*ld;
+        int m = min(4, rows - r0), i = 0;
+        if (m == 4) for (; i + 4 <= HS; i += 4) transpose4(out + i*VW, VW, x + i, ld);
+        for (; i < HS; i++) for (int r = 0; r < 4; r++) out[i*VW + r] = r < m ? x[r*ld + i] : 0;
+    }
+    round_operands(panel, (size_t)round_up(rows, GROUP)*HS, how);
+}
+
 // ---- linear layers --------------------------------------------------------------------------------------------------------------
 
 static void multiply(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
@@ -376,7 +419,7 @@ static void multiply(int M, int N, int K, const float *A, size_t ai, size_t ap, 
 }
 
 // Few rows: the weights are read once and as they are, in dot products of DM rows of inp with DN rows of weight.
-enum { FEW = 16, DM = VW == 16 ? 4 : 2, DN = 4 };
+enum { FEW = 4, DM = VW == 16 ? 4 : 2, DN = 4 };
 static inline __attribute__((always_inline)) void dots(float *sum, const float *const *x, const float *const *w, const int m, int C) {
     vec s[DM][DN];
     UNROLL for (int i = 0; i < m; i++) UNROLL for (int j = 0; j < DN; j++) s[i][j] = (vec){0};
@@ -386,11 +429,9 @@ static inline __attribute__((always_inline)) void dots(float *sum, const float *
         UNROLL for (int j = 0; j < DN; j++) { y[j] = *(const vec *)(w[j] + c); KEEP(y[j]); }
         UNROLL for (int i = 0; i < m; i++) { vec x_i = *(const vec *)(x[i] + c); KEEP(x_i); UNROLL for (int j = 0; j < DN; j++) s[i][j] += x_i * y[j]; }
     }
-    UNROLL for (int i = 0; i < m; i++) UNROLL for (int j = 0; j < DN; j++) {
-        float total = 0;
-        for (int l = 0; l < VW; l++) total += s[i][j][l];
-        for (int l = c; l < C; l++) total += x[i][l] * w[j][l];
-        sum[i*DN + j] = total;
+    UNROLL for (int i = 0; i < m; i++) {
+        *(vec4 *)(sum + i*DN) = four_sums(s[i]);
+        for (int j = 0; j < DN; j++) for (int l = c; l < C; l++) sum[i*DN + j] += x[i][l] * w[j][l];
     }
 }
 static void few_rows(float *out, const float *inp, const float *weight, int N, int C, int OC, const Epilogue *e) {
@@ -405,8 +446,6 @@ static void few_rows(float *out, const float *inp, const float *weight, int N, i
             for (int n = 0; n < N; n += DM) {
                 const float *x[DM];
                 for (int i = 0; i < DM; i++) x[i] = inp + (size_t)min(n + i, N - 1)*C;
-                for (int j = n / DM; N > 4 && j < DN; j += (N + DM - 1) / DM)  // asks memory for the next weights while these are multiplied
-                    for (int c = 0; c < C; c += 16) __builtin_prefetch(w[j] + (size_t)DN*C + c);
                 if (n + 1 < N) dots(sum, x, w, DM, C); else dots(sum, x, w, 1, C);
                 for (int i = 0; i < DM && n + i < N; i++)
                     for (int j = 0; j < DN && o + j < OC; j++) out[(size_t)(n + i)*OC + o + j] = sum[i*DN + j];
@@ -416,9 +455,39 @@ static void few_rows(float *out, const float *inp, const float *weight, int N, i
     }
 }
 
+// More rows: they are turned around, so that a vector holds one number of each; then every number of the weights is read once and multiplies them all.
+// Meanwhile memory is asked for the next MN rows of weight.
+enum { MORE = 16, MV = MORE / VW, MN = VW == 16 ? 8 : VW == 8 ? 6 : MR == 8 ? 4 : 2 };
+static void more_rows(float *out, const float *inp, const float *weight, int N, int C, int OC, const Epilogue *e) {
+    enum { COLUMNS = 8 * MN };
+    float *x = scratch(PANEL_A, (size_t)C * MORE);
+    size_t turned = (size_t)round_up(N, GROUP) * C;
+    turn(x, inp, C, N, C, FP32);
+    memset(x + turned, 0, ((size_t)C * MORE - turned) * sizeof(float));
+    #pragma omp parallel for if ((double)N * C * OC > 1e5)
+    for (int o0 = 0; o0 < OC; o0 += COLUMNS) {
+        int o1 = min(o0 + COLUMNS, OC);
+        for (int o = o0; o < o1; o += MN) {
+            const float *w[MN];
+            vec s[MN][MV];
+            UNROLL for (int r = 0; r < MN; r++) { w[r] = weight + (size_t)min(o + r, OC - 1)*C; UNROLL for (int j = 0; j < MV; j++) s[r][j] = (vec){0}; }
+            for (int c = 0; c < C; c++) {
+                vec y[MV];
+                if (c % 16 == 0) UNROLL for (int r = 0; r < MN; r++) __builtin_prefetch(w[r] + (size_t)MN*C + c);
+                UNROLL for (int j = 0; j < MV; j++) { y[j] = *(const vec *)(x + ((size_t)j*C + c)*VW); KEEP(y[j]); }
+                UNROLL for (int r = 0; r < MN; r++) UNROLL for (int j = 0; j < MV; j++) s[r][j] += w[r][c] * y[j];
+            }
+            UNROLL for (int r = 0; r < MN; r++) UNROLL for (int j = 0; j < MV; j++)
+                for (int n = j*VW; n < min(N, (j + 1)*VW) && o + r < OC; n++) out[(size_t)n*OC + o + r] = s[r][j][n - j*VW];
+        }
+        if (e) epilogue(out, OC, e, 0, N, o0, o1);
+    }
+}
+
 void linear_forward_fast(float *out, float *pre, const float *inp, const float *weight, const float *bias, int N, int C, int OC, Activation act, Precision how) {
     Epilogue e = {bias, pre, act}, *finish = bias || pre || act ? &e : NULL;
     if (N <= FEW && how == FP32) few_rows(out, inp, weight, N, C, OC, finish);
+    else if (N <= MORE && how == FP32) more_rows(out, inp, weight, N, C, OC, finish);
     else multiply(N, OC, C, inp, C, 1, weight, 1, C, 0, out, OC, finish, how);
 }
 
@@ -441,7 +510,7 @@ void linear_backward_weight_fast(float *dweight, float *dbias, const float *dpre
 // less, its scores become -inf. The scores of a tile fit the cache, so the softmax is an exact one, not an online one.
 // Keys (and for backward, values) are first turned around into panels [group of VW keys][HS][VW], along which the products walk straight ahead.
 
-enum { R = 16, RT = VW == 8 ? 4 : MR == 6 && VW == 4 ? 4 : 8, GROUP = VW > RT ? VW : RT };  // rows of a tile; of a register tile; columns come in GROUPs
+enum { R = 16 };                                // rows of a tile
 
 // c (RT rows, nv vectors) = [c +] sum_p a[r*ar + p*ap] b[p*bp + j*bj ..]
 static inline __attribute__((always_inline)) void product_nv(const int nv, int k, const float *a, size_t ar, size_t ap, const float *b, size_t bp, size_t bj,
@@ -476,34 +545,6 @@ static void pad(float *out, int all, int D, const float *inp, size_t ld, int row
     }
     memset(out + (size_t)rows*D, 0, (size_t)(all - rows) * D * sizeof(float));
     round_operands(out, (size_t)rows*D, how);
-}
-
-// out[i*ld_out + r] = inp[r*ld + i], 4 x 4
-typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
-#ifdef __clang__
-#define SHUFFLE(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
-#else
-#define SHUFFLE(x, y, ...) __builtin_shuffle(x, y, (int32_t __attribute__((vector_size(16)))){__VA_ARGS__})
-#endif
-static inline void transpose4(float *out, size_t ld_out, const float *inp, size_t ld) {
-    vec4 a = *(const vec4 *)inp, b = *(const vec4 *)(inp + ld), c = *(const vec4 *)(inp + 2*ld), d = *(const vec4 *)(inp + 3*ld);
-    vec4 ac = SHUFFLE(a, c, 0, 4, 1, 5), bd = SHUFFLE(b, d, 0, 4, 1, 5), AC = SHUFFLE(a, c, 2, 6, 3, 7), BD = SHUFFLE(b, d, 2, 6, 3, 7);
-    *(vec4 *)out = SHUFFLE(ac, bd, 0, 4, 1, 5);
-    *(vec4 *)(out + ld_out) = SHUFFLE(ac, bd, 2, 6, 3, 7);
-    *(vec4 *)(out + 2*ld_out) = SHUFFLE(AC, BD, 0, 4, 1, 5);
-    *(vec4 *)(out + 3*ld_out) = SHUFFLE(AC, BD, 2, 6, 3, 7);
-}
-
-// panels [group][HS][VW] of inp (rows,HS), completed with zeros up to GROUP
-static void turn(float *panel, const float *inp, size_t ld, int rows, int HS, Precision how) {
-    for (int r0 = 0; r0 < round_up(rows, GROUP); r0 += 4) {
-        float *out = panel + (size_t)(r0 / VW)*HS*VW + r0 % VW;
-        const float *x = inp + r0*ld;
-        int m = min(4, rows - r0), i = 0;
-        if (m == 4) for (; i + 4 <= HS; i += 4) transpose4(out + i*VW, VW, x + i, ld);
-        for (; i < HS; i++) for (int r = 0; r < 4; r++) out[i*VW + r] = r < m ? x[r*ld + i] : 0;
-    }
-    round_operands(panel, (size_t)round_up(rows, GROUP)*HS, how);
 }
 
 static int length(const Span *s, int part) { return s->hi[part] > s->lo[part] ? s->hi[part] - s->lo[part] : 0; }
