@@ -397,11 +397,14 @@ static inline void transpose4(float *out, size_t ld_out, const float *inp, size_
 }
 
 // panels [group][HS][VW] of inp (rows,HS), completed with zeros up to GROUP
+enum { AHEAD = 16 };                            // rows of a head lie far apart, where no processor expects them: each is asked for this many rows early
+static inline void ask_for(const float *x, int n) { for (int i = 0; i < n; i += 16) __builtin_prefetch(x + i); }
 static void turn(float *panel, const float *inp, size_t ld, int rows, int HS, Precision how) {
     for (int r0 = 0; r0 < round_up(rows, GROUP); r0 += 4) {
         float *out = panel + (size_t)(r0 / VW)*HS*VW + r0 % VW;
         const float *x = inp + r0*ld;
         int m = min(4, rows - r0), i = 0;
+        for (int r = r0 + AHEAD; r < min(r0 + AHEAD + 4, rows); r++) ask_for(inp + r*ld, HS);
         if (m == 4) for (; i + 4 <= HS; i += 4) transpose4(out + i*VW, VW, x + i, ld);
         for (; i < HS; i++) for (int r = 0; r < 4; r++) out[i*VW + r] = r < m ? x[r*ld + i] : 0;
     }
@@ -540,6 +543,7 @@ static void product(int m, int n, int k, const float *a, size_t ar, size_t ap, c
 // out (all,D) = inp (rows,HS), completed with zeros
 static void pad(float *out, int all, int D, const float *inp, size_t ld, int rows, int HS, Precision how) {
     for (int r = 0; r < rows; r++) {
+        if (r + AHEAD < rows) ask_for(inp + (r + AHEAD)*ld, HS);
         for (int i = 0; i < HS; i++) out[(size_t)r*D + i] = inp[r*ld + i];
         for (int i = HS; i < D; i++) out[(size_t)r*D + i] = 0;
     }
