@@ -429,6 +429,7 @@ static inline __attribute__((always_inline)) void dots(float *sum, const float *
     int c = 0;
     for (; c + VW <= C; c += VW) {
         vec y[DN];
+        UNROLL for (int j = 0; j < DN; j++) __builtin_prefetch(w[j] + (size_t)2*DN*C + c);       // memory is asked for the weights after the next
         UNROLL for (int j = 0; j < DN; j++) { y[j] = *(const vec *)(w[j] + c); KEEP(y[j]); }
         UNROLL for (int i = 0; i < m; i++) { vec x_i = *(const vec *)(x[i] + c); KEEP(x_i); UNROLL for (int j = 0; j < DN; j++) s[i][j] += x_i * y[j]; }
     }

@@ -3,6 +3,9 @@
 #include "../cpu_fast.c"                        // its vectors and its exp are measured too
 #include <stdio.h>
 #include <time.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 static int threads = 1;
 static double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec; }

@@ -25,7 +25,7 @@ for cc in gcc clang; do
     for omp in 1 0; do
         [ "$cc $omp" = "gcc 1" ] && continue            # that is make test
         [ $omp = 1 ] && ! echo 'int main(void){return 0;}' | $cc -fopenmp -include omp.h -x c - -o /dev/null 2>/dev/null && { echo "         skipped: $cc without OpenMP's library"; continue; }
-        part "$cc OMP=$omp: no warnings" quiet make CC=$cc OMP=$omp BUILD=build/$cc$omp all build/$cc$omp/parity build/$cc$omp/test_ops
+        part "$cc OMP=$omp: no warnings" quiet make CC=$cc OMP=$omp BUILD=build/$cc$omp all build/$cc$omp/parity build/$cc$omp/test_ops build/$cc$omp/bench_kernels build/$cc$omp/bench_steps
         part "$cc OMP=$omp: make test" make CC=$cc OMP=$omp BUILD=build/$cc$omp test
     done
 done
@@ -35,7 +35,7 @@ part "gcc, baseline processor: make test" make CC=gcc ARCH= BUILD=build/baseline
 arm=aarch64-linux-gnu-gcc
 if command -v $arm >/dev/null && command -v qemu-aarch64 >/dev/null; then
     dir=build/arm64
-    part "arm64: no warnings" quiet make CC=$arm ARCH= BUILD=$dir $dir/parity $dir/cpu64.so $dir/test_bd3lm $dir/test_check
+    part "arm64: no warnings" quiet make CC=$arm ARCH= BUILD=$dir $dir/parity $dir/cpu64.so $dir/test_bd3lm $dir/test_check $dir/bench_kernels
     on_arm() { QEMU_LD_PREFIX=/usr/aarch64-linux-gnu OMP_NUM_THREADS=1 qemu-aarch64 "$@"; }
     part "arm64: parity" on_arm $dir/parity $dir/cpu64.so
     part "arm64: test_bd3lm, float" on_arm $dir/test_bd3lm
