@@ -452,7 +452,7 @@ static void swap_ranked(Ranked *a, Ranked *b) { Ranked was = *a; *a = *b, *b = w
 
 // Nucleus: of the tokens sorted by probability keep those whose running total is at most `top`, and always the first. rank (V) is scratch.
 // Nothing needs sorting for it: rank[0..kept-1], of total `running`, are in, rank[out..] are out, and what lies between is divided by one of its own
-// into those ahead of it and those behind, until nothing does. That reads V numbers about twice, also where thousands are equally likely.
+// into those ahead of it and those behind, until nothing lies between. That reads a few times V numbers, also where thousands are equally likely.
 static void nucleus(double *p, int V, double top, Ranked *rank) {
     if (top >= 1) return;
     for (int v = 0; v < V; v++) rank[v] = (Ranked){p[v], v}, p[v] = 0;
@@ -460,11 +460,11 @@ static void nucleus(double *p, int V, double top, Ranked *rank) {
     double running = 0;
     while (kept < out) {
         int n = kept, end = out - 1;
-        double sum = running;                           // of rank[0..n-1]: all that are ahead of `one`
+        double sum = running;
         swap_ranked(rank + (kept + out) / 2, rank + end);
         Ranked one = rank[end];
         for (int i = kept; i < end; i++) if (ahead(rank[i], one)) { sum += rank[i].p; swap_ranked(rank + i, rank + n++); }
-        swap_ranked(rank + n, rank + end);
+        swap_ranked(rank + n, rank + end);              // ahead of `one` are rank[0..n-1], of total `sum`
         if (n > 0 && !(sum <= top)) out = n;            // too much without it
         else if (n == 0 || sum + one.p <= top) kept = n + 1, running = sum + one.p;
         else kept = out = n, running = sum;             // too much with it

@@ -366,6 +366,7 @@ static void tile_gemm(int M, int N, int K, const float *A, size_t ai, size_t ap,
 #endif
 
 // ---- turning around -------------------------------------------------------------------------------------------------------------
+// Rows become columns: for the keys of attention, and for a few rows of a linear layer.
 
 enum { RT = VW == 8 ? 4 : MR == 6 && VW == 4 ? 4 : 8, GROUP = VW > RT ? VW : RT };     // rows of a register tile of attention; turned rows come in GROUPs
 typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
@@ -374,18 +375,6 @@ typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
 #else
 #define SHUFFLE(x, y, ...) __builtin_shuffle(x, y, (int32_t __attribute__((vector_size(16)))){__VA_ARGS__})
 #endif
-// the sums of the numbers of each of four vectors
-static inline vec4 four_sums(const vec *x) {
-    vec4 s[4];
-    for (int j = 0; j < 4; j++) {
-        union { vec all; vec4 part[VW / 4]; } y = {x[j]};
-        s[j] = y.part[0];
-        for (int i = 1; i < VW / 4; i++) s[j] += y.part[i];
-    }
-    vec4 ab = SHUFFLE(s[0], s[1], 0, 4, 1, 5) + SHUFFLE(s[0], s[1], 2, 6, 3, 7), cd = SHUFFLE(s[2], s[3], 0, 4, 1, 5) + SHUFFLE(s[2], s[3], 2, 6, 3, 7);
-    return SHUFFLE(ab, cd, 0, 1, 4, 5) + SHUFFLE(ab, cd, 2, 3, 6, 7);
-}
-
 // out[i*ld_out + r] = inp[r*ld + i], 4 x 4
 static inline void transpose4(float *out, size_t ld_out, const float *inp, size_t ld) {
     vec4 a = *(const vec4 *)inp, b = *(const vec4 *)(inp + ld), c = *(const vec4 *)(inp + 2*ld), d = *(const vec4 *)(inp + 3*ld);
@@ -396,15 +385,18 @@ static inline void transpose4(float *out, size_t ld_out, const float *inp, size_
     *(vec4 *)(out + 3*ld_out) = SHUFFLE(AC, BD, 2, 6, 3, 7);
 }
 
-// panels [group][HS][VW] of inp (rows,HS), completed with zeros up to GROUP
-enum { AHEAD = 16 };                            // rows of a head lie far apart, where no processor expects them: each is asked for this many rows early
-static inline void ask_for(const float *x, int n) { for (int i = 0; i < n; i += 16) __builtin_prefetch(x + i); }
+// Asks memory for what stands `ahead` numbers behind x, so that it is there when its turn comes. Beyond the end of an array it may ask in vain.
+static inline void ask(const float *x, size_t ahead) { __builtin_prefetch((const void *)((uintptr_t)x + ahead * sizeof(float))); }
+enum { LINE = 16, AHEAD = 16 };                 // numbers in a line of the caches; rows that a row of a head is asked for early, since they lie too far apart to be expected
+static inline void ask_for_row(const float *x, int n) { for (int i = 0; i < n; i += LINE) ask(x, i); }
+
+// panels [rows / VW][HS][VW] of inp (rows,HS), completed with zeros to a multiple of GROUP rows
 static void turn(float *panel, const float *inp, size_t ld, int rows, int HS, Precision how) {
     for (int r0 = 0; r0 < round_up(rows, GROUP); r0 += 4) {
         float *out = panel + (size_t)(r0 / VW)*HS*VW + r0 % VW;
         const float *x = inp + r0*ld;
         int m = min(4, rows - r0), i = 0;
-        for (int r = r0 + AHEAD; r < min(r0 + AHEAD + 4, rows); r++) ask_for(inp + r*ld, HS);
+        for (int r = r0 + AHEAD; r < min(r0 + AHEAD + 4, rows); r++) ask_for_row(inp + r*ld, HS);
         if (m == 4) for (; i + 4 <= HS; i += 4) transpose4(out + i*VW, VW, x + i, ld);
         for (; i < HS; i++) for (int r = 0; r < 4; r++) out[i*VW + r] = r < m ? x[r*ld + i] : 0;
     }
@@ -421,15 +413,27 @@ static void multiply(int M, int N, int K, const float *A, size_t ai, size_t ap, 
     gemm(M, N, K, A, ai, ap, B, bp, bj, add, C, ldc, e, how);
 }
 
-// Few rows: the weights are read once and as they are, in dot products of DM rows of inp with DN rows of weight.
+// Up to FEW rows: the weights are read once and as they are, in dot products of DM rows of inp with DN rows of weight.
 enum { FEW = 4, DM = VW == 16 ? 4 : 2, DN = 4 };
+_Static_assert(DN == 4, "four_sums() finishes four dot products");
+// the sums of the numbers of each of four vectors
+static inline __attribute__((always_inline)) vec4 four_sums(const vec *x) {
+    vec4 s[4];
+    for (int j = 0; j < 4; j++) {
+        union { vec all; vec4 part[VW / 4]; } y = {x[j]};
+        s[j] = y.part[0];
+        for (int i = 1; i < VW / 4; i++) s[j] += y.part[i];
+    }
+    vec4 ab = SHUFFLE(s[0], s[1], 0, 4, 1, 5) + SHUFFLE(s[0], s[1], 2, 6, 3, 7), cd = SHUFFLE(s[2], s[3], 0, 4, 1, 5) + SHUFFLE(s[2], s[3], 2, 6, 3, 7);
+    return SHUFFLE(ab, cd, 0, 1, 4, 5) + SHUFFLE(ab, cd, 2, 3, 6, 7);
+}
 static inline __attribute__((always_inline)) void dots(float *sum, const float *const *x, const float *const *w, const int m, int C) {
     vec s[DM][DN];
     UNROLL for (int i = 0; i < m; i++) UNROLL for (int j = 0; j < DN; j++) s[i][j] = (vec){0};
     int c = 0;
     for (; c + VW <= C; c += VW) {
         vec y[DN];
-        UNROLL for (int j = 0; j < DN; j++) __builtin_prefetch(w[j] + (size_t)2*DN*C + c);       // memory is asked for the weights after the next
+        if (c % LINE == 0) UNROLL for (int j = 0; j < DN; j++) ask(w[j], (size_t)2*DN*C + c);      // for the group of DN rows after the next
         UNROLL for (int j = 0; j < DN; j++) { y[j] = *(const vec *)(w[j] + c); KEEP(y[j]); }
         UNROLL for (int i = 0; i < m; i++) { vec x_i = *(const vec *)(x[i] + c); KEEP(x_i); UNROLL for (int j = 0; j < DN; j++) s[i][j] += x_i * y[j]; }
     }
@@ -459,9 +463,10 @@ static void few_rows(float *out, const float *inp, const float *weight, int N, i
     }
 }
 
-// More rows: they are turned around, so that a vector holds one number of each; then every number of the weights is read once and multiplies them all.
-// Meanwhile memory is asked for the next MN rows of weight.
+// Up to MORE rows: they are turned around, so that MV vectors hold one number of each; then every number of the weights is read once and multiplies
+// them all, MN rows of weight at a time, while memory is asked for the next MN.
 enum { MORE = 16, MV = MORE / VW, MN = VW == 16 ? 8 : VW == 8 ? 6 : MR == 8 ? 4 : 2 };
+_Static_assert(MORE % GROUP == 0 && GROUP % VW == 0, "turned rows fill whole vectors");
 static void more_rows(float *out, const float *inp, const float *weight, int N, int C, int OC, const Epilogue *e) {
     enum { COLUMNS = 8 * MN };
     float *x = scratch(PANEL_A, (size_t)C * MORE);
@@ -477,12 +482,13 @@ static void more_rows(float *out, const float *inp, const float *weight, int N, 
             UNROLL for (int r = 0; r < MN; r++) { w[r] = weight + (size_t)min(o + r, OC - 1)*C; UNROLL for (int j = 0; j < MV; j++) s[r][j] = (vec){0}; }
             for (int c = 0; c < C; c++) {
                 vec y[MV];
-                if (c % 16 == 0) UNROLL for (int r = 0; r < MN; r++) __builtin_prefetch(w[r] + (size_t)MN*C + c);
+                if (c % LINE == 0) UNROLL for (int r = 0; r < MN; r++) ask(w[r], (size_t)MN*C + c);
                 UNROLL for (int j = 0; j < MV; j++) { y[j] = *(const vec *)(x + ((size_t)j*C + c)*VW); KEEP(y[j]); }
                 UNROLL for (int r = 0; r < MN; r++) UNROLL for (int j = 0; j < MV; j++) s[r][j] += w[r][c] * y[j];
             }
-            UNROLL for (int r = 0; r < MN; r++) UNROLL for (int j = 0; j < MV; j++)
-                for (int n = j*VW; n < min(N, (j + 1)*VW) && o + r < OC; n++) out[(size_t)n*OC + o + r] = s[r][j][n - j*VW];
+            float lane[MN][MORE];                       // row n of inp with row o + r of weight
+            UNROLL for (int r = 0; r < MN; r++) UNROLL for (int j = 0; j < MV; j++) *(vec *)(lane[r] + j*VW) = s[r][j];
+            for (int n = 0; n < N; n++) for (int r = 0; r < MN && o + r < OC; r++) out[(size_t)n*OC + o + r] = lane[r][n];
         }
         if (e) epilogue(out, OC, e, 0, N, o0, o1);
     }
@@ -544,7 +550,7 @@ static void product(int m, int n, int k, const float *a, size_t ar, size_t ap, c
 // out (all,D) = inp (rows,HS), completed with zeros
 static void pad(float *out, int all, int D, const float *inp, size_t ld, int rows, int HS, Precision how) {
     for (int r = 0; r < rows; r++) {
-        if (r + AHEAD < rows) ask_for(inp + (r + AHEAD)*ld, HS);
+        if (r + AHEAD < rows) ask_for_row(inp + (r + AHEAD)*ld, HS);
         for (int i = 0; i < HS; i++) out[(size_t)r*D + i] = inp[r*ld + i];
         for (int i = HS; i < D; i++) out[(size_t)r*D + i] = 0;
     }

@@ -89,7 +89,9 @@ static void sample(const Size *z, int block, int blocks) {
     memset(charged, 0, sizeof charged);
     double from = seconds();
     for (int at = W + block; at < L; at += block) sample_block(&s, at);
-    double took = seconds() - from, read = 4.0 * z->width * ((double)s.forwards * z->layers * 12 * z->width + (double)s.nfe * V);     // bytes of weights
+    double took = seconds() - from;
+    // bytes of weights; a pass that only stores keys and values ends with those of the last layer
+    double read = 4.0 * z->width * ((double)s.forwards * z->layers * 12 * z->width - (double)(s.forwards - s.nfe) * 10 * z->width + (double)s.nfe * V);
     printf("sample %-4s block %2d %7.1f tokens/s | %.2f passes, %.0f key pairs a token | weights read at %.1f GB/s | cache and weights %.2f GB\n", z->name, block, blocks * block / took,
            (double)s.forwards / (blocks * block), (double)s.pairs / (blocks * block), read / took * 1e-9, (double)persistent.size * 1e-9);
     print_shares(took);

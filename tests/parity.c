@@ -128,6 +128,17 @@ static void parity_linear_forward(void) {
         #undef A
         drop_arrays();
     }
+    // the numbers of rows for which the weights are read as they are, and the first beyond; short and long rows
+    static const int few[] = {2, 3, 4, 5, 8, 9, 15, 16, 17}, width[] = {1, 7, 33, 3072}, columns[] = {1, 7, 33};
+    for (int i = 0; i < 9; i++) for (int j = 0; j < 4; j++) for (int k = 0; k < 3; k++) {
+        int N = few[i], C = width[j], OC = columns[k];
+        Array *out = array((size_t)(N*OC)), *inp = array((size_t)(N*C)), *weight = array((size_t)(OC*C)), *bias = array((size_t)OC);
+        #define A(p) (out->p, NULL, inp->p, weight->p, bias->p, N, C, OC, LINEAR_ONLY, FP32)
+        CASE_F(linear_forward, 2e-6);
+        if (C <= 7 && OC <= 7) NAN_REACHES(linear_forward, fast, A(f), 1);
+        #undef A
+        drop_arrays();
+    }
     enum { N = 500, C = 1601, OC = 37 };                // more than one panel in every direction
     for (Precision how = FP32; how <= BF16; how++) {
         Array *out = array(N*OC), *pre = array(N*OC), *inp = array(N*C), *weight = array(OC*C), *bias = array(OC);
