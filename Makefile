@@ -1,5 +1,5 @@
 # A menu. The two commands that most people need:
-#   make demo      sets everything up, trains a small block diffusion model and prints what it writes (two to three minutes on two cores)
+#   make demo      sets everything up, trains a small block diffusion model and prints what it writes (one to four minutes on two cores)
 #   make test      proves the programs right (two to four minutes, building included)
 # Variables: CC=clang  OMP=0 (no OpenMP)  NVCC= (no CUDA)  ARCH= (baseline instructions, runs on any machine of this family)
 
@@ -47,7 +47,7 @@ data:
 	@sh data/get.sh kjv
 
 STEPS = 3000
-# set-up, data, build, training, a text written before your eyes, and how good it is: two to three minutes on two cores      make demo STEPS=100
+# set-up, data, build, training, a text written before your eyes, and how good it is: one to four minutes on two cores      make demo STEPS=100
 demo: setup
 	@sh data/get.sh kjv || { echo "without the corpus the demo trains on README.md and NOTES.md"; mkdir -p $(BUILD); cat README.md NOTES.md > $(BUILD)/text.txt; }
 	@$(MAKE) --no-print-directory all
