@@ -470,25 +470,27 @@ _Static_assert(MORE % GROUP == 0 && GROUP % VW == 0, "turned rows fill whole vec
 static void more_rows(float *out, const float *inp, const float *weight, int N, int C, int OC, const Epilogue *e) {
     enum { COLUMNS = 8 * MN };
     float *x = scratch(PANEL_A, (size_t)C * MORE);
-    size_t turned = (size_t)round_up(N, GROUP) * C;
+    if (N <= MORE - GROUP) memset(x, 0, (size_t)C * MORE * sizeof(float));      // vectors that turn() leaves alone
     turn(x, inp, C, N, C, FP32);
-    memset(x + turned, 0, ((size_t)C * MORE - turned) * sizeof(float));
     #pragma omp parallel for if ((double)N * C * OC > 1e5)
     for (int o0 = 0; o0 < OC; o0 += COLUMNS) {
         int o1 = min(o0 + COLUMNS, OC);
         for (int o = o0; o < o1; o += MN) {
             const float *w[MN];
-            vec s[MN][MV];
-            UNROLL for (int r = 0; r < MN; r++) { w[r] = weight + (size_t)min(o + r, OC - 1)*C; UNROLL for (int j = 0; j < MV; j++) s[r][j] = (vec){0}; }
-            for (int c = 0; c < C; c++) {
-                vec y[MV];
-                if (c % LINE == 0) UNROLL for (int r = 0; r < MN; r++) ask(w[r], (size_t)MN*C + c);
-                UNROLL for (int j = 0; j < MV; j++) { y[j] = *(const vec *)(x + ((size_t)j*C + c)*VW); KEEP(y[j]); }
-                UNROLL for (int r = 0; r < MN; r++) UNROLL for (int j = 0; j < MV; j++) s[r][j] += w[r][c] * y[j];
+            float sum[MN][MORE] = {0};                  // row n of inp with row o + r of weight, of KC numbers at a time: long chains of sums lose digits
+            UNROLL for (int r = 0; r < MN; r++) w[r] = weight + (size_t)min(o + r, OC - 1)*C;
+            for (int c0 = 0; c0 < C; c0 += KC) {
+                vec s[MN][MV];
+                UNROLL for (int r = 0; r < MN; r++) UNROLL for (int j = 0; j < MV; j++) s[r][j] = (vec){0};
+                for (int c = c0; c < min(c0 + KC, C); c++) {
+                    vec y[MV];
+                    if (c % LINE == 0) UNROLL for (int r = 0; r < MN; r++) ask(w[r], (size_t)MN*C + c);
+                    UNROLL for (int j = 0; j < MV; j++) { y[j] = *(const vec *)(x + ((size_t)j*C + c)*VW); KEEP(y[j]); }
+                    UNROLL for (int r = 0; r < MN; r++) UNROLL for (int j = 0; j < MV; j++) s[r][j] += w[r][c] * y[j];
+                }
+                UNROLL for (int r = 0; r < MN; r++) UNROLL for (int j = 0; j < MV; j++) *(vec *)(sum[r] + j*VW) += s[r][j];
             }
-            float lane[MN][MORE];                       // row n of inp with row o + r of weight
-            UNROLL for (int r = 0; r < MN; r++) UNROLL for (int j = 0; j < MV; j++) *(vec *)(lane[r] + j*VW) = s[r][j];
-            for (int n = 0; n < N; n++) for (int r = 0; r < MN && o + r < OC; r++) out[(size_t)n*OC + o + r] = lane[r][n];
+            for (int n = 0; n < min(N, MORE); n++) for (int r = 0; r < MN && o + r < OC; r++) out[(size_t)n*OC + o + r] = sum[r][n];
         }
         if (e) epilogue(out, OC, e, 0, N, o0, o1);
     }
