@@ -73,7 +73,7 @@ static Option options[] = {
     {"samples",  INT,  &opt.samples,   1, 1000, " sample ", "texts to write, side by side", false, false},
     {"chars",    INT,  &opt.characters,1, 1e6, " sample ", "bytes of each text, the prompt included", false, false},
     {"sampler",  TEXT, &opt.sampler,   0, 0, " sample ", "first_hitting: one token a pass, or ancestral: steps down the levels", false, false},
-    {"sampling-steps", INT, &opt.sampling_steps, 1, 1e6, " sample ", "steps of --sampler ancestral in each block (T)", false, false},
+    {"sampling-steps", INT, &opt.sampling_steps, 1, 1e6, " sample ", "steps of --sampler ancestral in each block", false, false},
     {"nucleus",  REAL, &opt.nucleus,   0, 1, " sample ", "keep the most likely tokens up to this total probability; 1: all, 0: the likeliest alone", false, false},
     {"prompt",   TEXT, &opt.prompt,    0, 0, " sample ", "beginning of the text", false, false},
     {"watch",    FLAG, &opt.watch,     0, 1, " sample ", "show the masks of the first text turn into words", false, false},
@@ -187,12 +187,12 @@ static void draw_batch(const Corpus *c, int step, int B, int T, int *x, int *cou
 // What is minimised is a bound of its negative, code in bd3_loss():
 //     L_BD = sum_b E_tau E_q [ w(tau) sum over the masked tokens l of block b of -log p(x_l | x_tau^b, x^<b) ]                          (Eq. 8)
 
-// Absorbing noise: at level tau a token is replaced by MASK with probability 1 - alpha(tau); linear schedule alpha(tau) = 1 - tau.      (Sec. 3.1)
+// Absorbing noise: at level tau a token is replaced by MASK with probability 1 - alpha(tau); linear schedule alpha(tau) = 1 - tau.      (Sec. 4.1)
 static double mask_prob(double tau)    { return tau; }
 static double nelbo_weight(double tau) { return 1 / tau; }      // -alpha'(tau) / (1 - alpha(tau))                                       (Eq. 8)
 
 // One level for each block, stratified over the batch: of N = B*blocks levels, number i falls into [i/N, (i+1)/N] before it             (App. C.4)
-// is stretched over [clip_min, clip_max]. Clipping changes only this law, never the weight.                                             (Sec. 5)
+// is stretched over [clip_min, clip_max]. Clipping changes only this law, never the weight.                                           (Sec. 5.2)
 // tau (B,blocks), u (B,blocks) uniform in [0,1)
 static void draw_levels(double *tau, const double *u, int B, int blocks, double clip_min, double clip_max, bool stratified) {
     int levels = B * blocks;
@@ -202,13 +202,13 @@ static void draw_levels(double *tau, const double *u, int B, int blocks, double 
     }
 }
 
-// x_tau ~ q(. | x): each token of a block is masked with the same probability. BOS, at position 0, never is.                            (Sec. 3.1)
+// x_tau ~ q(. | x): each token of a block is masked with the same probability. BOS, at position 0, never is.                            (Sec. 4.1)
 // x_tau, x, u (B,T), tau (B, T/block): token i of the batch lies in block i / block, since block divides T
 static void corrupt(int *x_tau, const int *x, const double *tau, const double *u, int mask, int B, int T, int block, bool keep_bos) {
     for (int i = 0; i < B*T; i++) x_tau[i] = u[i] <= mask_prob(tau[i / block]) && !(keep_bos && i % T == 0) ? mask : x[i];
 }
 
-// What row i of the doubled sequence [noisy x_tau | clean x] attends to, T tokens each:                                                 (Sec. 3.2)
+// What row i of the doubled sequence [noisy x_tau | clean x] attends to, T tokens each:                                       (Sec. 3.2, App. B.6)
 //   a noisy row of block b sees noisy block b (M_BD) and the clean blocks before b (M_OBC);
 //   a clean row of block b sees the clean blocks up to and including b (M_BC).
 // Both copies of a token stand at the same position. Only noisy rows predict; clean rows are there to be seen. An interval that is not
@@ -218,7 +218,7 @@ static Span attends(int i, int T, int block) {
     return i < T ? (Span){.lo = {start, T}, .hi = {end, T + start}} : (Span){.lo = {T}, .hi = {T + end}};
 }
 
-// SUBS (Sahoo et al. 2024): MASK is never predicted, and an uncovered token stays what it is. log p(. | x_tau, x^<b) at one position:     (Sec. 3.1)
+// SUBS (Sahoo et al. 2024): MASK is never predicted, and an uncovered token stays what it is. log p(. | x_tau, x^<b) at one position:     (App. B.3)
 // log_p (V), logits (V), current: the token that stands there. For sampling; in the loss the same is done by cross_entropy(), which leaves
 // MASK out of the softmax, and by the weight 0 of tokens that are not masked.
 static void subs_log_probs(double *log_p, const real *logits, int V, int mask, int current) {
@@ -231,7 +231,7 @@ static void subs_log_probs(double *log_p, const real *logits, int V, int mask, i
     for (int v = 0; v < V; v++) if (v != mask) log_p[v] = (double)logits[v] - log_sum;
 }
 
-// One step back in time, from level tau to level `to`, where the network says x ~ p: an uncovered token stays what it is; MASK stays MASK   (Sec. 3.1)
+// One step back in time, from level tau to level `to`, where the network says x ~ p: an uncovered token stays what it is; MASK stays MASK     (Eq. 15)
 // with probability (1 - alpha(to)) / (1 - alpha(tau)), and otherwise becomes a token drawn from p.
 // q (V), p (V) the prediction, current: the token that stands there
 static void ancestral_law(double *q, const double *p, int V, int mask, int current, double tau, double to) {
@@ -491,7 +491,7 @@ typedef struct Sampler {
     double top;                                         // nucleus
     Rng rng;
     long nfe, forwards, pairs;                          // evaluations that changed a text, as the paper counts, of all texts together;
-                                                        // all passes of the batch; query-key pairs that these computed, in each layer
+                                                        // all passes of the batch; query-key pairs of these in each layer but the last
     void (*watch)(const struct Sampler *s, int known, int end);
 } Sampler;
 
@@ -560,7 +560,7 @@ static void first_hitting(Sampler *s, int start) {
     }
 }
 
-// Ancestral sampling: T steps down the levels 1, 1 - 1/T, ..., 1/T, 0, the last of which uncovers whatever is left. The network runs only
+// Ancestral sampling: I steps down the levels 1, 1 - 1/I, ..., 1/I, 0, the last of which uncovers whatever is left. The network runs only
 // after a step that changed something, since its prediction is the same otherwise; texts that are done keep their tokens.
 static void ancestral(Sampler *s, int start) {
     int n = s->block, V = s->net->c.V, mask = s->net->c.mask, N = 0;
@@ -608,9 +608,9 @@ static void sample_next(Sampler *s, int t) {
 // ---- 7. evaluation ------------------------------------------------------------------------------------------------------------
 
 // Three estimates of the bound (Eq. 8). Of the m tokens of a block that may be masked k are, and sum is that of their -log p:
-//   levels  tau uniform in the paper's [0.001, 1], each token masked with probability tau:    sum / tau                                 (Eq. 8)
+//   levels  tau uniform in the official code's [0.001, 1], each token masked with probability tau:  sum / tau                           (Eq. 8)
 //   masks   k uniform in 1..m, then a uniformly random set of k tokens:                        sum m / k              (Zheng et al. 2024, Prop. 3.1)
-//   exact   all 2^m - 1 sets, each with the weight it has in the mean of both:                 sum (k-1)! (m-k)! / m!               (NOTES.md, 4)
+//   exact   all 2^m - 1 sets, each with its weight in the mean of masks, or of levels from [0, 1]:  sum (k-1)! (m-k)! / m!          (NOTES.md, 4)
 // BOS is never masked, and what lies beyond the end of a text always is: neither is one of the m.
 typedef enum { LEVELS, MASKS, EXACT, ESTIMATORS } Estimator;
 static const char *const estimator_name[] = {"levels", "masks", "exact"};

@@ -317,10 +317,10 @@ void gated_residual_forward_cpu(real *out, const real *x, const real *branch, co
         int g = group_of(group, n);
         for (int c0 = 0; c0 < C; c0 += CHUNK) {
             real f[CHUNK], *out_n = out + (size_t)n*C + c0;
-            const real *x_n = x + (size_t)n*C + c0, *branch_n = branch + (size_t)n*C + c0, *gate_g = gate + (size_t)g*ld + c0;
+            const real *x_n = x + (size_t)n*C + c0, *branch_n = branch + (size_t)n*C + c0, *gate_g = gate && g >= 0 ? gate + (size_t)g*ld + c0 : NULL;
             int m = min(CHUNK, C - c0);
             dropout_factors(f, drop, n, c0, C);
-            if (gate && g >= 0) for (int c = 0; c < m; c++) f[c] *= gate_g[c];
+            if (gate_g) for (int c = 0; c < m; c++) f[c] *= gate_g[c];
             for (int c = 0; c < m; c++) out_n[c] = x_n[c] + f[c] * branch_n[c];
         }
     }
