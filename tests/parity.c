@@ -134,7 +134,7 @@ static void parity_linear_forward(void) {
         int N = few[i], C = width[j], OC = columns[k];
         Array *out = array((size_t)(N*OC)), *inp = array((size_t)(N*C)), *weight = array((size_t)(OC*C)), *bias = array((size_t)OC);
         #define A(p) (out->p, NULL, inp->p, weight->p, bias->p, N, C, OC, LINEAR_ONLY, FP32)
-        CASE_F(linear_forward, 2e-6);
+        CASE_F(linear_forward, C > 1000 ? 4e-6 : 2e-6);       // the plain body sums in one chain, where nothing may be reordered
         if (C <= 7 && OC <= 7) NAN_REACHES(linear_forward, fast, A(f), 1);
         #undef A
         drop_arrays();
