@@ -437,6 +437,12 @@ static Loss draw_loss(Net *net, const int *x, const int *counted, int B, int T, 
     for (int i = 0; i < levels; i++) u[i] = uniform(&r);
     draw_levels(tau, u, B, T / block, clip_min, clip_max, true);
     for (int i = 0; i < B*T; i++) u[i] = uniform(&r);
+    if (purpose == RNG_EVAL) {                          // stratum i belongs to block i: over a corpus that is no harm, but one text must meet all levels
+        double *drawn = HOST(double, levels);
+        int turn = below(&r, levels);
+        memcpy(drawn, tau, (size_t)levels * sizeof(double));
+        for (int i = 0; i < levels; i++) tau[i] = drawn[(i + turn) % levels];
+    }
     corrupt(x_tau, x, tau, u, net->c.mask, B, T, block, true);
     for (int i = 0; i < B*T; i++) if (!counted[i] && i % T) x_tau[i] = net->c.mask;        // beyond the end of a text nothing is known
     for (int i = 0; i < levels; i++) w[i] = nelbo_weight(tau[i]);
