@@ -518,6 +518,23 @@ static void test_law(void) {
 }
 
 // ---- three estimates of one bound --------------------------------------------------------------------------------------------------------
+// A text that fills one block of eight must meet all levels, not those of the first stratum: its only token is masked in half of the draws.
+static void test_short_text(void) {
+    enum { T = 16, DRAWS = 400 };
+    Net n = open_net(small(5, true), T, 0, 0, 11);
+    int x[T] = {0}, counted[T] = {0, 1}, masked = 0;
+    tape.off = true;
+    for (int d = 0; d < DRAWS; d++) {
+        real loss;
+        begin_step();
+        download(&loss, estimate(&n, x, counted, 1, T, 2, LEVELS, 1, (uint64_t)d).loss->data, sizeof loss);
+        masked += loss > 0;
+    }
+    CHECK(abs(masked - DRAWS / 2) <= 5 * sqrt(DRAWS) / 2, "masked in %d of %d draws", masked, DRAWS);
+    tape.off = false;
+    net_free(&n);
+}
+
 // A text of two windows and a bit, in batches of two: the exact estimator equals enumeration; the others find it within five standard errors over
 // many runs, and the error that they report is that of their runs.
 static void test_estimators(void) {
@@ -860,6 +877,7 @@ int main(void) {
 #endif
     test_flat();
     if (MANY_PASSES) test_law(), test_estimators(), test_nfe();
+    test_short_text();
     if (MANY_PASSES && !REAL_IS_DOUBLE) test_precision();        // nothing in it depends on `real`
     return finish(REAL_IS_DOUBLE ? "test_bd3lm (double)" : "test_bd3lm (float, fast kernels)");
 }
