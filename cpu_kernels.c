@@ -394,6 +394,62 @@ void cross_entropy_backward_cpu(real *logits, const real *dloss, const real *lse
     }
 }
 
+// ---- drawing tokens -----------------------------------------------------------------------------------------------------------
+
+// Numbers >= 0 are ordered like their bits.
+static uint64_t bits_of(double x) { uint64_t bits; memcpy(&bits, &x, 8); return bits; }
+static double number_of(uint64_t bits) { double x; memcpy(&x, &bits, 8); return x; }
+
+// p_v = e_v / sum e over the nucleus, 0 elsewhere,   e_v = exp(logits_v - max)
+// Nothing needs sorting: the nucleus is every token above some number, and of those that have it the first few. Bisection finds the number. It reads
+// the row 63 times at most, and some 20 times mostly: it stops as soon as a single token is left between its bounds.
+void softmax_nucleus_cpu(double *p, const real *logits, double top, int excluded, int N, int V) {
+    #pragma omp parallel for
+    for (int n = 0; n < N; n++) {
+        const real *logits_n = logits + (size_t)n*V;
+        double *p_n = p + (size_t)n*V, largest = -INFINITY, sum = 0;
+
+        // pass 1: e, whose largest is exactly 1; with a NaN among the logits the sum is NaN, and then the whole row
+        for (int v = 0; v < V; v++) if (v != excluded && logits_n[v] > largest) largest = logits_n[v];
+        for (int v = 0; v < V; v++) sum += p_n[v] = v == excluded ? 0 : exp(logits_n[v] - largest);
+
+        // pass 2: bisection. The e of at least `low` are too much, those of at least `high` are not: they are `ahead` tokens, of total `running`
+        uint64_t low = 0, high = bits_of(1) + 1;
+        double limit = top * sum, running = 0, ahead = 0, not_out = V;
+        if (!(top < 1 && sum > 0)) low = high = 0, running = sum;       // all, or NaN
+        for (uint64_t middle = high - 1; high - low > 1 && not_out - ahead > 1; middle = low + (high - low) / 2) {     // at first: the largest alone
+            double least = number_of(middle), total = 0, tokens = 0;
+            #pragma omp simd reduction(+:total,tokens)
+            for (int v = 0; v < V; v++) total += p_n[v] >= least ? p_n[v] : 0, tokens += p_n[v] >= least ? 1 : 0;
+            if (total > limit) low = middle, not_out = tokens; else high = middle, ahead = tokens, running = total;
+        }
+
+        // pass 3: what is left in [low, high) is one number, of several tokens perhaps: the first few are in
+        double in = number_of(high), out = number_of(low), before = running;
+        for (int v = 0, equal = 0; v < V; v++) {
+            if (!(p_n[v] < in)) continue;
+            if (p_n[v] >= out && (ahead + equal == 0 || before + (equal + 1) * p_n[v] <= limit)) running = before + ++equal * p_n[v];
+            else p_n[v] = 0;
+        }
+        for (int v = 0; v < V; v++) p_n[v] /= running;
+    }
+}
+
+void categorical_cpu(int *drawn, const double *p, const double *u, int N, int V) {
+    #pragma omp parallel for
+    for (int n = 0; n < N; n++) {
+        const double *p_n = p + (size_t)n*V;
+        double running = 0;
+        int last = 0, v = 0;
+        for (; v < V; v++) {
+            if (p_n[v] > 0) last = v;
+            running += p_n[v];
+            if (u[n] < running) break;
+        }
+        drawn[n] = v < V ? v : last;
+    }
+}
+
 // ---- optimiser ----------------------------------------------------------------------------------------------------------------
 
 void sum_squares_cpu(double *out, const real *x, size_t n) {

@@ -114,6 +114,12 @@ typedef struct AdamW {
     /* logits (N,V) are overwritten by their gradient */ \
     F(cross_entropy_backward, (real *logits, const real *dloss, const real *lse, const int *target, const double *weight, double scale, int excluded, \
                                int N, int V), (logits, dloss, lse, target, weight, scale, excluded, N, V)) \
+    /* p (N,V), double: softmax of logits (N,V) without entry `excluded` (-1: none), cut to its nucleus and renormalised: of the tokens sorted by */ \
+    /* probability, of equal ones the smaller id first, those whose running total is at most `top`, and always the first. top >= 1: all */ \
+    K(softmax_nucleus, (double *p, const real *logits, double top, int excluded, int N, int V), (p, logits, top, excluded, N, V)) \
+    /* drawn (N): inverse transform of u (N), uniform in [0,1), through p (N,V): the first token whose running total exceeds u. If none does, the last */ \
+    /* that is possible: by rounding the total may be 1 - 1e-16 */ \
+    K(categorical, (int *drawn, const double *p, const double *u, int N, int V), (drawn, p, u, N, V)) \
     /* out (1) = sum of x (n) squared */ \
     K(sum_squares, (double *out, const real *x, size_t n), (out, x, n)) \
     /* one AdamW step on n numbers, clipped by the norm sqrt(norm2[0]), and the moving average of the result. grad is read only */ \

@@ -480,6 +480,86 @@ static void parity_cross_entropy_backward(void) {
     }
 }
 
+// p is double in both precisions. Logits: all different; few values, so many ties; all equal. -inf is a logit of probability 0
+static void parity_softmax_nucleus(void) {
+    static const double tops[] = {0, 0.3 + 1e-9, 0.9 + 1e-9, 1};        // no running total lies on one of them
+    FOR_SIZES(N) FOR_SIZES(V) for (int excluded = -1; excluded < (V > 2 ? 2 : 0); excluded++) for (int form = 0; form < 3; form++) for (int t = 0; t < 4; t++) {
+        size_t n = (size_t)(N*V);
+        double *want = malloc(n * sizeof(double)), *whole = malloc((n + 2*GUARD) * sizeof(double)), *p = whole + GUARD, mark = -7;
+        Array *logits = array(n);
+        for (size_t i = 0; i < n; i++) {
+            float x = form == 0 ? 6 * logits->f[i] : form == 1 ? floorf(4 * logits->f[i]) : 1;
+            if (form == 1 && i % 5 == 3 && V > 2) x = -INFINITY;
+            logits->d[i] = logits->d0[i] = logits->start[i] = x;
+        }
+        restore();
+        for (size_t i = 0; i < n + 2*GUARD; i++) whole[i] = mark;
+        softmax_nucleus_f64(want, logits->d, tops[t], excluded, N, V), softmax_nucleus_cpu(p, logits->f, tops[t], excluded, N, V);
+        judge("softmax_nucleus", "cpu", 0);
+        for (int i = 0; i < GUARD; i++) CHECK(whole[i] == mark && p[n + (size_t)i] == mark, "softmax_nucleus_cpu writes outside of p");
+        for (int i = 0; i < N; i++) {
+            const double *p_i = p + (size_t)i*(size_t)V, *want_i = want + (size_t)i*(size_t)V;
+            double sum = 0, worst = 0;
+            int kept = 0, others = 0, impossible = 0;
+            for (int v = 0; v < V; v++) {
+                double diff = fabs(p_i[v] - want_i[v]);
+                worst = diff <= worst ? worst : diff;
+                sum += p_i[v], kept += p_i[v] > 0, others += (p_i[v] > 0) != (want_i[v] > 0);
+                impossible += p_i[v] != 0 && (v == excluded || logits->f[(size_t)i*(size_t)V + (size_t)v] == -INFINITY);
+            }
+            CHECK(worst <= 1e-12 && others == 0 && impossible == 0, "softmax_nucleus_cpu: %g; %d tokens are in or out otherwise, %d impossible ones are in", worst, others, impossible);
+            CHECK(fabs(sum - 1) <= 1e-12 && (t > 0 || kept == 1), "softmax_nucleus_cpu: %d tokens of total %g", kept, sum);
+            int may = V - (excluded >= 0), first = (int)(tops[t] * may);
+            if (form == 2) CHECK(kept == (first > 1 ? first : 1) && p_i[excluded == 0] > 0, "softmax_nucleus_cpu: %d of %d equal ones", kept, may);
+        }
+        for (size_t i = 0; N == 7 && i < n; i += 1 + n/40) {           // a NaN: all of its row, and no other; not at the excluded entry
+            restore();
+            logits->f[i] = NAN;
+            softmax_nucleus_cpu(p, logits->f, tops[t], excluded, N, V);
+            bool reaches = (int)i % V != excluded, right = true;
+            for (size_t j = 0; j < n; j++) right = right && (reaches && j / (size_t)V == i / (size_t)V ? isnan(p[j]) : fabs(p[j] - want[j]) <= 1e-12);
+            CHECK(right, "softmax_nucleus_cpu: NaN at %zu", i);
+        }
+        drop_arrays(), free(want), free(whole);
+    }
+}
+// p in steps of 2^-20, so that sums are exact in any order, and u also on their edges
+static void parity_categorical(void) {
+    FOR_SIZES(N) FOR_SIZES(V) for (int form = 0; form < 3; form++) {   // some impossible; one certain; a total below 1, the last impossible
+        size_t n = (size_t)(N*V);
+        double *p = malloc(n * sizeof(double)), *u = malloc((size_t)N * sizeof(double)), unit = 0x1p-20;
+        int *drawn = malloc((size_t)(N + 2) * sizeof(int)), *want = malloc((size_t)N * sizeof(int)), *right = malloc((size_t)N * sizeof(int));
+        for (int i = 0; i < N; i++) {
+            double *p_i = p + (size_t)i*(size_t)V;
+            int left = 1 << 20, sum = 0, last = 0, certain = (int)(philox(3, 4, draws++).w[0] % (unsigned)V);
+            for (int v = 0; v < V; v++) {
+                int share = form == 1 ? (v == certain) << 20 : v == V - 1 && form == 0 ? left : (int)(philox(3, 4, draws++).w[0] % (unsigned)(1 + (left < 40000 ? left : 40000)));
+                if ((form == 0 && v % 3 == 1 && v < V - 1) || (form == 2 && v && v == V - 1)) share = 0;
+                p_i[v] = share * unit, left -= share;
+            }
+            unsigned x = philox(3, 4, draws++).w[0] >> 12;              // on an edge or just below one
+            u[i] = i % 3 == 0 ? x * unit : i % 3 == 1 ? (x + 1) * unit - 0x1p-53 : i % 2 ? 0 : 1 - 0x1p-53;
+            if (i % 5 == 4) for (int v = 0; v <= certain; v++) u[i] = v ? u[i] + p_i[v] : p_i[v];
+            if (u[i] >= 1) u[i] = 0.5;
+            right[i] = -1;
+            for (int v = 0; v < V; v++) {
+                sum += (int)(p_i[v] / unit);
+                if (p_i[v] > 0) last = v;
+                if (right[i] < 0 && u[i] < sum * unit) right[i] = v;
+            }
+            if (right[i] < 0) right[i] = last;
+        }
+        drawn[0] = drawn[N + 1] = -7;
+        categorical_f64(want, p, u, N, V), categorical_cpu(drawn + 1, p, u, N, V);
+        CHECK(drawn[0] == -7 && drawn[N + 1] == -7, "categorical_cpu writes outside of drawn");
+        for (int i = 0; i < N; i++) CHECK(drawn[i + 1] == right[i] && want[i] == right[i], "categorical_cpu: %d, not %d, at %g", drawn[i + 1], right[i], u[i]);
+        for (size_t i = 0; i < n; i++) p[i] = NAN;                     // no number is right, but it must be one of the ids
+        categorical_cpu(drawn + 1, p, u, N, V);
+        for (int i = 0; i < N; i++) CHECK(drawn[i + 1] >= 0 && drawn[i + 1] < V, "categorical_cpu: %d of NaN", drawn[i + 1]);
+        free(p), free(u), free(drawn), free(want), free(right);
+    }
+}
+
 static void parity_sum_squares(void) {
     for (int n = 1; n <= 5000; n = n*7 + 1) {
         Array *x = array((size_t)n);
