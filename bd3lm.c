@@ -219,8 +219,9 @@ static Span attends(int i, int T, int block) {
 }
 
 // SUBS (Sahoo et al. 2024): MASK is never predicted, and an uncovered token stays what it is. log p(. | x_tau, x^<b) at one position:     (App. B.3)
-// log_p (V), logits (V), current: the token that stands there. For sampling; in the loss the same is done by cross_entropy(), which leaves
-// MASK out of the softmax, and by the weight 0 of tokens that are not masked.
+// log_p (V), logits (V), current: the token that stands there. For `check` and the tests. In the loss the same is done by cross_entropy(), which
+// leaves MASK out of the softmax, and by the weight 0 of tokens that are not masked; in sampling by softmax_nucleus(), which leaves MASK out too,
+// and by asking for masked tokens only.
 static void subs_log_probs(double *log_p, const real *logits, int V, int mask, int current) {
     for (int v = 0; v < V; v++) log_p[v] = -INFINITY;
     if (current != mask) { log_p[current] = 0; return; }
@@ -233,12 +234,7 @@ static void subs_log_probs(double *log_p, const real *logits, int V, int mask, i
 
 // One step back in time, from level tau to level `to`, where the network says x ~ p: an uncovered token stays what it is; MASK stays MASK     (Eq. 15)
 // with probability (1 - alpha(to)) / (1 - alpha(tau)), and otherwise becomes a token drawn from p.
-// q (V), p (V) the prediction, current: the token that stands there
-static void ancestral_law(double *q, const double *p, int V, int mask, int current, double tau, double to) {
-    double stay = current == mask ? mask_prob(to) / mask_prob(tau) : 0;
-    for (int v = 0; v < V; v++) q[v] = (1 - stay) * p[v];
-    q[mask] += stay;
-}
+static double stay_masked(double tau, double to) { return mask_prob(to) / mask_prob(tau); }
 
 // ---- 4. network ---------------------------------------------------------------------------------------------------------------
 // The paper's DiT: pre-norm transformer, rotary positions, every branch modulated by the level (adaLN-zero). Names and shapes are the official ones.
@@ -451,43 +447,7 @@ static Loss draw_loss(Net *net, const int *x, const int *counted, int B, int T, 
 
 // ---- 6. sampling --------------------------------------------------------------------------------------------------------------
 // Everything about probabilities is in double with 53-bit uniforms: samplers of many steps are distorted by less (Zheng et al. 2024).
-
-typedef struct { double p; int v; } Ranked;
-static bool ahead(Ranked a, Ranked b) { return a.p > b.p || (a.p == b.p && a.v < b.v); }      // of equally likely ones the first
-static void swap_ranked(Ranked *a, Ranked *b) { Ranked was = *a; *a = *b, *b = was; }
-
-// Nucleus: of the tokens sorted by probability keep those whose running total is at most `top`, and always the first. rank (V) is scratch.
-// Nothing needs sorting for it: rank[0..kept-1], of total `running`, are in, rank[out..] are out, and what lies between is divided by one of its own
-// into those ahead of it and those behind, until nothing lies between. That reads a few times V numbers, also where thousands are equally likely.
-static void nucleus(double *p, int V, double top, Ranked *rank) {
-    if (top >= 1) return;
-    for (int v = 0; v < V; v++) rank[v] = (Ranked){p[v], v}, p[v] = 0;
-    int kept = 0, out = V;
-    double running = 0;
-    while (kept < out) {
-        int n = kept, end = out - 1;
-        double sum = running;
-        swap_ranked(rank + (kept + out) / 2, rank + end);
-        Ranked one = rank[end];
-        for (int i = kept; i < end; i++) if (ahead(rank[i], one)) { sum += rank[i].p; swap_ranked(rank + i, rank + n++); }
-        swap_ranked(rank + n, rank + end);              // ahead of `one` are rank[0..n-1], of total `sum`
-        if (n > 0 && !(sum <= top)) out = n;            // too much without it
-        else if (n == 0 || sum + one.p <= top) kept = n + 1, running = sum + one.p;
-        else kept = out = n, running = sum;             // too much with it
-    }
-    for (int n = 0; n < kept; n++) p[rank[n].v] = rank[n].p / running;
-}
-
-static int categorical(const double *p, int V, Rng *r) {
-    double u = uniform(r), running = 0;
-    int last = 0;
-    for (int v = 0; v < V; v++) {
-        if (p[v] > 0) last = v;
-        running += p[v];
-        if (u < running) return v;
-    }
-    return last;                                        // rounding: the total may be 1 - 1e-16
-}
+// Probabilities stay on the device: uniforms go there and tokens come back.
 
 typedef struct Sampler {
     Net *net;
@@ -501,8 +461,8 @@ typedef struct Sampler {
     void (*watch)(const struct Sampler *s, int known, int end);
 } Sampler;
 
-// The rows start..start+n-1 of every sequence through the network and into the cache. Returns, on the host, the logits (N,V) of the rows
-// row[0..N-1] of these B*n; row NULL: none. The cache is a ring of W slots: the oldest tokens are overwritten, and positions go on
+// The rows start..start+n-1 of every sequence through the network and into the cache. Returns the logits (N,V) of the rows row[0..N-1]
+// of these B*n; row NULL: none. The cache is a ring of W slots: the oldest tokens are overwritten, and positions go on
 // (rotary attention sees only their differences). A block divides W, so it never wraps. The result lives until the next call.
 static real *forward_cached(Sampler *s, int start, int n, const int *row, int N) {
     begin_step();
@@ -514,28 +474,31 @@ static real *forward_cached(Sampler *s, int start, int n, const int *row, int N)
     Tensor *logits = forward(s->net, (Input){B, n, start % W, id, position, span}, row, N);
     s->forwards++;
     for (int t = 0; t < n; t++) s->pairs += (long)B * (span[t].hi[0] - span[t].lo[0]);
-    if (!row) return NULL;
-    size_t size = (size_t)N * (size_t)s->net->c.V;
-    real *out = HOST(real, size);
-    download(out, logits->data, size * sizeof(real));
-    return out;
+    return row ? logits->data : NULL;
 }
 
-// What may stand at one position: p_theta(x_0 | x_tau^b, x^<b) in the nucleus. p (V), logits (V), current: the token that stands there now
-static void predict(double *p, const real *logits, int V, int mask, int current, double top, Ranked *rank) {
-    subs_log_probs(p, logits, V, mask, current);
-    for (int v = 0; v < V; v++) p[v] = exp(p[v]);
-    nucleus(p, V, top, rank);
-}
-
-// One pass, and the predictions (N,V) for the masked rows row[0..N-1] of s; they live until the next pass.
+// One pass, and what may stand at the rows row[0..N-1] of s, all of them MASK: p_theta(x_0 | x_tau^b, x^<b) in the nucleus. p (N,V) lives until the
+// next pass.
 static double *predict_rows(Sampler *s, int start, int n, int N) {
     const real *logits = forward_cached(s, start, n, s->row, N);
-    size_t V = (size_t)s->net->c.V;
-    double *p = HOST(double, (size_t)N * V);
-    Ranked *rank = HOST(Ranked, V);
-    for (size_t k = 0; k < (size_t)N; k++) predict(p + k*V, logits + k*V, (int)V, s->net->c.mask, s->net->c.mask, s->top, rank);
+    double *p = arena_take(&per_step, (size_t)N * (size_t)s->net->c.V * sizeof(double));
+    softmax_nucleus(p, logits, s->top, s->net->c.mask, N, s->net->c.V);
     return p;
+}
+
+// a token for each row of p (N,V), by u (N)
+static const int *draw_tokens(const double *p, const double *u, int N, int V) {
+    int *drawn = arena_take(&per_step, (size_t)N * sizeof(int)), *token = HOST(int, N);
+    categorical(drawn, p, to_device(u, (size_t)N * sizeof(double)), N, V);
+    download(token, drawn, (size_t)N * sizeof(int));
+    return token;
+}
+
+// n numbers uniform in [0,1)
+static double *uniforms(Rng *r, int n) {
+    double *u = HOST(double, n);
+    for (int i = 0; i < n; i++) u[i] = uniform(r);
+    return u;
 }
 
 // the token of row b*block + t: position start + t of sequence b
@@ -551,7 +514,7 @@ static int masked_rows(int *row, const int *x, int n, int mask, int first) {
 // First-hitting (Eq. 25): the next token to appear is a uniformly random masked one. As the network does not see the level, the times
 // themselves never enter.
 static void first_hitting(Sampler *s, int start) {
-    int n = s->block, V = s->net->c.V, mask = s->net->c.mask;
+    int n = s->block, mask = s->net->c.mask;
     for (;;) {
         int N = 0;
         for (int b = 0; b < s->B; b++) {
@@ -560,7 +523,8 @@ static void first_hitting(Sampler *s, int start) {
         }
         if (!N) return;
         const double *p = predict_rows(s, start, n, N);
-        for (int k = 0; k < N; k++) *token_at(s, start, s->row[k]) = categorical(p + (size_t)k*(size_t)V, V, &s->rng);
+        const int *token = draw_tokens(p, uniforms(&s->rng, N), N, s->net->c.V);
+        for (int k = 0; k < N; k++) *token_at(s, start, s->row[k]) = token[k];
         s->nfe += N;
         if (s->watch) s->watch(s, start, start + n);
     }
@@ -569,9 +533,9 @@ static void first_hitting(Sampler *s, int start) {
 // Ancestral sampling: I steps down the levels 1, 1 - 1/I, ..., 1/I, 0, the last of which uncovers whatever is left. The network runs only
 // after a step that changed something, since its prediction is the same otherwise; texts that are done keep their tokens.
 static void ancestral(Sampler *s, int start) {
-    int n = s->block, V = s->net->c.V, mask = s->net->c.mask, N = 0;
+    int n = s->block, mask = s->net->c.mask, N = 0;
     const double *p = NULL;
-    double *q = NULL;
+    double *u = NULL;
     bool changed = true;
     for (int i = 0; i < s->steps; i++) {
         if (changed) {
@@ -579,18 +543,21 @@ static void ancestral(Sampler *s, int start) {
             for (int b = 0; b < s->B; b++) N += masked_rows(s->row + N, token_at(s, start, b*n), n, mask, b*n);
             if (!N) return;
             p = predict_rows(s, start, n, N);
-            q = HOST(double, V);
+            u = HOST(double, N);
         }
+        // one uniform number for both questions: from 1 on MASK stays MASK, and below 1 it is uniform again and draws the token
+        double uncover = 1 - stay_masked((double)(s->steps - i) / s->steps, (double)(s->steps - i - 1) / s->steps);
         changed = false;
+        for (int k = 0; k < N; k++) u[k] = uniform(&s->rng) / uncover, changed = changed || u[k] < 1;
+        if (!changed) continue;
+        const int *token = draw_tokens(p, u, N, s->net->c.V);
         for (int k = 0, last = -1; k < N; k++) {
-            ancestral_law(q, p + (size_t)k*(size_t)V, V, mask, mask, (double)(s->steps - i) / s->steps, (double)(s->steps - i - 1) / s->steps);
-            int drawn = categorical(q, V, &s->rng), b = s->row[k] / n;
-            if (drawn == mask) continue;
-            *token_at(s, start, s->row[k]) = drawn;
+            int b = s->row[k] / n;
+            if (u[k] >= 1) continue;
+            *token_at(s, start, s->row[k]) = token[k];
             if (b != last) s->nfe++, last = b;          // rows of one text follow each other
-            changed = true;
         }
-        if (changed && s->watch) s->watch(s, start, start + n);
+        if (s->watch) s->watch(s, start, start + n);
     }
 }
 
@@ -602,11 +569,11 @@ static void sample_block(Sampler *s, int start) {
 
 // AR: the token before predicts this one.
 static void sample_next(Sampler *s, int t) {
-    int V = s->net->c.V;
     if (s->x[t] != s->net->c.mask) { forward_cached(s, t - 1, 1, NULL, 0); return; }      // of the prompt, which all texts share
     for (int b = 0; b < s->B; b++) s->row[b] = b;
     const double *p = predict_rows(s, t - 1, 1, s->B);
-    for (int b = 0; b < s->B; b++) *token_at(s, t, b) = categorical(p + (size_t)b*(size_t)V, V, &s->rng);
+    const int *token = draw_tokens(p, uniforms(&s->rng, s->B), s->B, s->net->c.V);
+    for (int b = 0; b < s->B; b++) *token_at(s, t, b) = token[b];
     s->nfe += s->B;
     if (s->watch) s->watch(s, t, t + 1);
 }
@@ -999,7 +966,9 @@ static int run_sample(int files, char **file) {
     Net net = net_create(c, false, 0, L, B, W);
     s.net = &net;
     checkpoint_read(&st, checkpoint_path().text, &net.ps, "ema.", net.ps.data);
-    forward_cached(&s, 0, block, s.row, s.steps ? B * block : B);
+    int most = s.steps ? B * block : B;                                // rows that are drawn from one pass
+    const double *p = predict_rows(&s, 0, block, most);
+    draw_tokens(p, HOST(double, most), most, c.V);
     net_free(&net);
     end_dry_run(true);
     net = net_create(c, false, 0, L, B, W);

@@ -82,7 +82,7 @@ static void sample(const Size *z, int block, int blocks) {
         if (real_run) end_dry_run(false); else begin_dry_run();
         net_free(&net);
         net = net_create(config, false, 1, L, 1, W);
-        if (!real_run) forward_cached(&s, 0, block, s.row, 1);
+        if (!real_run) { const double *p = predict_rows(&s, 0, block, 1); draw_tokens(p, HOST(double, 1), 1, V); }
     }
     for (int at = 0; at < W + block; at += block) sample_block(&s, at);
     s.forwards = s.nfe = s.pairs = 0;

@@ -302,8 +302,8 @@ static void check_cache(Golden *g) {
             int from = at + block > W ? at + block - W : 0, S = at + block - from;
             memcpy(now + at, x_tau + at, (size_t)block * sizeof(int));
             for (int i = 0; i < block; i++) row[i] = i;
-            const real *cached = forward_cached(&s, at, block, row, block);
-            for (size_t i = 0; i < one; i++) logits[(size_t)b*one + i] = (double)cached[i];
+            download(values, forward_cached(&s, at, block, row, block), one * sizeof(real));
+            for (size_t i = 0; i < one; i++) logits[(size_t)b*one + i] = (double)values[i];
             for (int i = 0; i < block; i++) row[i] = S - block + i;
             begin_step();
             download(values, forward(&net, (Input){1, S, -1, now + from, position, span}, row, block)->data, one * sizeof(real));
@@ -337,13 +337,23 @@ static void check_sampler_step(Golden *g) {
     int *x = to_int(ids, (size_t)N), *row = NEW(int, N);
     double *p = NEW(double, all), *q = NEW(double, all), *u = NULL, *pick = NULL, *out = NULL;
     real *logits = NEW(real, all);
-    Ranked *rank = NEW(Ranked, V);
     for (size_t i = 0; i < all; i++) logits[i] = (real)in[i];
-    for (size_t i = 0; i < (size_t)N; i++) predict(p + i*(size_t)V, logits + i*(size_t)V, V, mask, x[i], meta(g, "nucleus_p"), rank);
+    for (int pass = 0; pass < 2; pass++) {
+        if (!pass) begin_dry_run(); else end_dry_run(false);
+        begin_step();
+        double *law = arena_take(&per_step, all * sizeof(double));
+        softmax_nucleus(law, to_device(logits, all * sizeof(real)), meta(g, "nucleus_p"), mask, N, V);
+        download(p, law, all * sizeof(double));
+    }
+    for (int i = 0; i < N; i++) for (int v = 0; v < V && x[i] != mask; v++) p[(size_t)i*(size_t)V + (size_t)v] = v == x[i];     // uncovered tokens stay
     compare(g, "out.p_x0", p, SHAPE(B, n, V));
     if (!first) {
         if (!(u = need_tensor(g, "in.t", 0, SHAPE(B)))) goto done;
-        for (int i = 0; i < N; i++) ancestral_law(q + (size_t)i*(size_t)V, p + (size_t)i*(size_t)V, V, mask, x[i], u[i / n], u[i / n] - 1 / meta(g, "steps"));
+        for (int i = 0; i < N; i++) {
+            double *q_i = q + (size_t)i*(size_t)V, *p_i = p + (size_t)i*(size_t)V, stay = x[i] == mask ? stay_masked(u[i / n], u[i / n] - 1 / meta(g, "steps")) : 0;
+            for (int v = 0; v < V; v++) q_i[v] = (1 - stay) * p_i[v];
+            q_i[mask] += stay;
+        }
         compare(g, "out.q_xs", q, SHAPE(B, n, V));
         for (int i = 0; i < N; i++) if (x[i] != mask) drawn[i] = x[i];
         compare(g, "out.x_next", drawn, SHAPE(B, n));
@@ -364,7 +374,7 @@ static void check_sampler_step(Golden *g) {
     compare(g, "out.position", out + masks, SHAPE(masks));
     compare(g, "out.x_next", out + 2*masks, SHAPE(masks, n));
 done:
-    free(in), free(drawn), free(x), free(row), free(p), free(q), free(u), free(pick), free(out), free(logits), free(rank);
+    free(in), free(drawn), free(x), free(row), free(p), free(q), free(u), free(pick), free(out), free(logits);
 }
 
 // One file that is already in memory. Every out.* and grad.* tensor must have been compared.

@@ -56,6 +56,11 @@ static Net open_net(NetConfig c, int P, int cache_B, int W, uint64_t seed) {
 
 static real *to_host(const real *device, size_t n) { real *x = NEW(real, n); download(x, device, n * sizeof(real)); return x; }
 
+// the logits (N,V) of a sampler's pass
+static void cached_logits(real *logits, Sampler *s, int start, int n, const int *row, int N) {
+    download(logits, forward_cached(s, start, n, row, N), (size_t)N * (size_t)s->net->c.V * sizeof(real));
+}
+
 // ---- gradient of the whole loss against central differences ---------------------------------------------------------------------
 static Loss whole_loss(Net *n, int kind, const int *x, const int *x_tau, const double *w, const int *counted) {
     begin_step();
@@ -224,6 +229,7 @@ static void test_block_one(void) {
     Net n = open_net(small(9, true), T, 1, T, 6);
     int x[T] = {7, 1, 2, 3, 4, 0, 5, 6, 0}, x_tau[T], counted[T];
     double u[T], tau[T], w[T], sum = 0, log_p[9];
+    real logits[9];
     for (int t = 0; t < T; t++) u[t] = 0.999 * t / T, counted[t] = t > 0;
     draw_levels(tau, u, 1, T, 1, 1, true);
     corrupt(x_tau, x, tau, u, n.c.mask, 1, T, 1, true);
@@ -238,7 +244,7 @@ static void test_block_one(void) {
     for (int t = 0; t < T; t++) {
         memcpy(state, x, sizeof state);
         state[t] = n.c.mask;
-        if (t) { subs_log_probs(log_p, forward_cached(&s, t, 1, (int[]){0}, 1), n.c.V, n.c.mask, n.c.mask); sum -= log_p[x[t]]; }
+        if (t) { cached_logits(logits, &s, t, 1, (int[]){0}, 1); subs_log_probs(log_p, logits, n.c.V, n.c.mask, n.c.mask); sum -= log_p[x[t]]; }
         state[t] = x[t];
         forward_cached(&s, t, 1, NULL, 0);
     }
@@ -265,7 +271,7 @@ static void test_cache(void) {
             size_t size = (size_t)(block * c.V);
             for (int b = 0; b < B; b++) memcpy(now + b*T + at, x_tau + b*T + at, (size_t)block * sizeof(int));
             real *cached = NEW(real, B * size);
-            memcpy(cached, forward_cached(&s, at, block, row, B * block), B * size * sizeof(real));
+            cached_logits(cached, &s, at, block, row, B * block);
             for (int b = 0; b < B; b++) {
                 int last[T];
                 for (int t = 0; t < block; t++) last[t] = at + t;
@@ -298,7 +304,7 @@ static void test_ring(void) {
     for (int at = 0; at < T; at += BLOCK)
         for (int i = 0, first = at + BLOCK - W; i < BLOCK; i++) {          // row i of this block, by the function that sampling uses
             real ring[16];
-            memcpy(ring, forward_cached(&s, at, BLOCK, &i, 1), (size_t)c.V * sizeof(real));
+            cached_logits(ring, &s, at, BLOCK, &i, 1);
             if (first < 0) continue;
             for (int t = 0; t < W; t++) position[t] = t, span[t] = (Span){.lo = {0}, .hi = {(t / BLOCK + 1) * BLOCK}};
             begin_step();
@@ -677,6 +683,25 @@ static void test_flat(void) {
     }
 }
 
+// NaN in all logits: no token is right, but every sampler ends and leaves no MASK.
+static void test_nan(void) {
+    enum { B = 2, L = 6 };
+    for (int kind = 0; kind < 6; kind++) {               // first-hitting, ancestral, AR; part of the law, all of it
+        bool ar = kind % 3 == 2;
+        int size = ar ? 1 : 3, x[B * L], row[B * 3], masks = 0;
+        Net n = open_net(small(9, !ar), L, B, L, 14);
+        fill(n.linear_bias->data, NAN, count(n.linear_bias));
+        tape.off = true;
+        Sampler s = {.net = &n, .B = B, .L = L, .block = size, .x = x, .row = row, .steps = kind % 3 == 1 ? 8 : 0, .top = kind < 3 ? 0.9 : 1, .rng = rng(8, RNG_SAMPLE, 0)};
+        for (int i = 0; i < B * L; i++) x[i] = ar && i % L == 0 ? 7 : n.c.mask;
+        for (int at = ar; at < L; at += size) { if (ar) sample_next(&s, at); else sample_block(&s, at); }
+        for (int i = 0; i < B * L; i++) masks += x[i] < 0 || x[i] >= n.c.mask;
+        CHECK(masks == 0, "sampler %d: %d masks left", kind, masks);
+        tape.off = false;
+        net_free(&n);
+    }
+}
+
 #ifdef COUNTS_ALLOCATIONS
 // Nothing allocates inside a step: as many allocations after 2 steps as after 50, in training and for every sampler.
 static void test_allocations(void) {
@@ -748,7 +773,7 @@ static double entropy_of(double tail) { return -tail * log(tail / TAIL) - (1 - t
 static void test_precision(void) {
     enum { V = TAIL + 2 };                               // the likely symbol is 0, MASK the last
     Net n = open_net(small(V, true), 1, 1, 1, 13);
-    double p[V] = {0.5}, q[V], share[3] = {0};
+    double p[V] = {0.5}, q[V], share[3] = {0};           // p[mask] = 0
     real bias[V];
     for (int v = 1; v <= TAIL; v++) p[v] = 0.5 / TAIL;
     for (int v = 0; v < V; v++) bias[v] = v < V - 1 ? (real)log(p[v]) : 0;
@@ -764,7 +789,8 @@ static void test_precision(void) {
             uint64_t state = philox(7, (uint64_t)kind, (uint64_t)i).w[0];
             x = n.c.mask;
             for (int step = 0; x == n.c.mask; step++) {
-                ancestral_law(q, p, V, n.c.mask, n.c.mask, (double)(MANY - step) / MANY, (double)(MANY - step - 1) / MANY);
+                double stay = stay_masked((double)(MANY - step) / MANY, (double)(MANY - step - 1) / MANY);
+                for (int v = 0; v < V; v++) q[v] = v == n.c.mask ? stay : (1 - stay) * p[v];
                 x = race(q, V, &state, kind == 1 ? 24 : 53);
             }
             share[kind] += (x > 0) / (double)RACES;
@@ -805,20 +831,20 @@ static void test_pieces(void) {
     for (int i = 0; i < 12; i++) CHECK(tau[i] >= 0.2 + 0.05*i && tau[i] <= 0.2 + 0.05*(i + 1), "level %d: %g", i, tau[i]);
 
     // nucleus: the token that crosses the threshold is dropped, the first is always kept
-    double p[4] = {0.2, 0.5, 0.05, 0.25}, q[4] = {0.2, 0.5, 0.05, 0.25};
-    Ranked scratch[4];
-    nucleus(p, 4, 0.8, scratch);
-    CHECK_CLOSE("nucleus", p[1], 0.5 / 0.75, 1e-15);
-    CHECK_CLOSE("nucleus", p[3], 0.25 / 0.75, 1e-15);
+    double p[4], q[4];
+    const real log_of[4] = {log((real)0.2), log((real)0.5), log((real)0.05), log((real)0.25)};
+    softmax_nucleus_cpu(p, log_of, 0.8, -1, 1, 4);
+    CHECK_CLOSE("nucleus", p[1], 0.5 / 0.75, REAL_IS_DOUBLE ? 1e-15 : 1e-7);
+    CHECK_CLOSE("nucleus", p[3], 0.25 / 0.75, REAL_IS_DOUBLE ? 1e-15 : 1e-7);
     CHECK(p[0] == 0 && p[2] == 0, "%g %g", p[0], p[2]);
-    nucleus(q, 4, 0.1, scratch);
+    softmax_nucleus_cpu(q, log_of, 0.1, -1, 1, 4);
     CHECK(q[1] == 1 && q[0] == 0 && q[2] == 0 && q[3] == 0, "greedy");
-    for (int round = 0; round < 200; round++) {          // nucleus() against picking the largest again and again; few different values, so many ties
+    for (int round = 0; round < 200; round++) {          // against picking the largest again and again; few different values, so many ties
         enum { V = 23 };
-        double law[V], want[V] = {0}, total = 0, running = 0, kept = 0, top = round % 10 / 10.0 + 1e-9;      // no total lies on it
-        Ranked rank[V];
+        double law[V], got[V], want[V] = {0}, total = 0, running = 0, kept = 0, top = round % 10 / 10.0 + 1e-9;      // no total lies on it
+        real value[V];
         bool used[V] = {false};
-        for (int v = 0; v < V; v++) total += law[v] = below(&r, 6) * below(&r, 4);
+        for (int v = 0; v < V; v++) value[v] = log((real)(below(&r, 6) * below(&r, 4))), total += law[v] = exp((double)value[v]);
         for (int v = 0; v < V; v++) law[v] /= total;
         for (int n = 0; n < V; n++) {
             int best = -1;
@@ -827,8 +853,8 @@ static void test_pieces(void) {
             if ((running += law[best]) > top && n) break;
             want[best] = law[best], kept = running;
         }
-        nucleus(law, V, top, rank);
-        for (int v = 0; v < V; v++) CHECK(fabs(law[v] - want[v] / kept) <= 1e-14 && (law[v] == 0) == (want[v] == 0), "round %d, token %d: %g, not %g", round, v, law[v], want[v] / kept);
+        softmax_nucleus_cpu(got, value, top, -1, 1, V);
+        for (int v = 0; v < V; v++) CHECK(fabs(got[v] - want[v] / kept) <= 1e-14 && (got[v] == 0) == (want[v] == 0), "round %d, token %d: %g, not %g", round, v, got[v], want[v] / kept);
     }
 
     // as coded: weight 1 as soon as clip_min is above 1/2
@@ -868,6 +894,7 @@ int main(void) {
     test_block_one();
     test_cache();
     test_ring();
+    test_nan();
     test_toy();
 #ifdef COUNTS_ALLOCATIONS
     test_allocations();
