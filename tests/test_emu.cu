@@ -146,6 +146,18 @@ __global__ void two_loops(const float *x, float *y) {                           
         __syncthreads();
     }
 }
+__global__ void moved(int *y) {                                                                         // shuffles within groups of 8
+    int t = threadIdx.x;
+    y[t] = __shfl_up_sync(~0u, t, 3, 8), y[32 + t] = __shfl_down_sync(~0u, t, 3, 8), y[64 + t] = __shfl_xor_sync(~0u, t, 13, 8), y[96 + t] = __shfl_sync(~0u, t, 11, 8);
+}
+__global__ void tickets(int *next, int *y) {                                                           // who comes when
+    int t = threadIdx.x;
+    y[atomicAdd(next, 1)] = t;
+    __syncwarp();
+    y[atomicAdd(next, 1)] = 100 + t;
+    __syncthreads();
+    y[atomicAdd(next, 1)] = 200 + t;
+}
 
 // ---- right results --------------------------------------------------------------------------------------------------------------------
 static void right(const char *what, std::vector<float> *seen, const std::vector<float> &got, const std::vector<double> &want, double bound) {
@@ -233,6 +245,22 @@ static void test_kernels(void) {
         LAUNCH(grid3, dim3(2, 3, 2), dim3(2, 3, 2), 0, dj);
         s = host(dj, 144);
         for (int i = 0; i < 144; i++) CHECK(s[i] == i % 12 + 1000 * (i / 12), "every thread once: %d at %d", s[i], i);
+
+        LAUNCH(moved, 1, 32, 0, dj);
+        s = host(dj, 128);
+        for (int t = 0; t < 32; t++) CHECK(s[t] == (t % 8 < 3 ? t : t - 3) && s[32 + t] == (t % 8 > 4 ? t : t + 3)
+                                           && s[64 + t] == ((t ^ 13) / 8 > t / 8 ? t : t ^ 13) && s[96 + t] == t / 8 * 8 + 3, "moved, lane %d", t);
+        cudaMemset(du, 0, 4);
+        LAUNCH(tickets, 1, 40, 0, (int *)du, dj);
+        s = host(dj, 120);
+        for (int i = 0; i < 120; i++) {
+            int stage = i / 40, k = i % 40;
+            if (order & 2 && i < 80) {                                                                  // greedy: one warp takes both, up to the barrier
+                int lanes[2] = {32, 8}, w = i >= 2*lanes[order & 1], in = i - w * 2*lanes[order & 1], n = lanes[w ^ (order & 1)];
+                stage = in / n, k = in % n + w * lanes[order & 1];
+            }
+            CHECK(s[i] == 100*stage + (order & 1 ? 39 - k : k), "order %d, place %d: thread %d", order, i, s[i]);
+        }
     }
     CHECK(cudaGetLastError() == cudaSuccess, "no error is left");
 
@@ -271,7 +299,7 @@ __global__ void divergent(float *x) {
         __syncthreads();
     x[threadIdx.x] = 1;
 }
-__global__ void early_exit(float *x) { if (threadIdx.x == 20) return; __syncthreads(); x[threadIdx.x] = 1; }
+__global__ void early_exit(float *x, int first, int last) { if ((int)threadIdx.x >= first && (int)threadIdx.x <= last) return; __syncthreads(); x[threadIdx.x] = 1; }
 __global__ void half_warp(float *x) { if (threadIdx.x < 16) x[threadIdx.x] = __shfl_xor_sync(~0u, x[threadIdx.x], 1); }
 __global__ void never_meet(float *x) {
     if (threadIdx.x < 16) x[threadIdx.x] = __shfl_xor_sync(~0u, x[threadIdx.x], 1);
@@ -303,14 +331,15 @@ static const Fault faults[] = {
     {"too much shared memory", nullptr, [](float *x) { LAUNCH(shared_sum_too_big, 1, 1, 40000, x); }},
     {"divergent barrier: lines", nullptr, [](float *x) { LAUNCH(divergent, 1, 32, 0, x); }},
     {"more stack", nullptr, [](float *) { LAUNCH(deep, 1, 1, 0); }},
-    {"exit", nullptr, [](float *x) { LAUNCH(early_exit, 1, 33, 0, x); }},
+    {"exits, but other threads wait at __syncthreads", nullptr, [](float *x) { LAUNCH(early_exit, 1, 33, 0, x, 20, 20); }},
+    {"has exited", nullptr, [](float *x) { int back = emu::order & 1; LAUNCH(early_exit, 1, 33, 0, x, back, 31 + back); }},
     {"kernel half_warp, block (0,0,0), thread (", nullptr, [](float *x) { LAUNCH(half_warp, 1, 32, 0, x); }},
     {"exit", nullptr, [](float *x) { LAUNCH(half_warp, 1, 32, 0, x); }},
     {"deadlock: 32 threads wait", nullptr, [](float *x) { LAUNCH(never_meet, 1, 32, 0, x); }},
     {"does not name the calling lane", nullptr, [](float *x) { LAUNCH(not_in_mask, 1, 32, 0, x); }},
     {"not in the mask 0000ffff", nullptr, [](float *x) { LAUNCH(from_outside, 1, 32, 0, x); }},
     {"not in the mask 00ffffff", nullptr, [](float *x) { LAUNCH(beyond_block, 1, 24, 0, x); }},
-    {"mask", nullptr, [](float *x) { LAUNCH(two_masks, 1, 32, 0, x); }},
+    {"different masks, ", nullptr, [](float *x) { LAUNCH(two_masks, 1, 32, 0, x); }},
     {"divergent shuffle: lines", nullptr, [](float *x) { LAUNCH(two_shuffles, 1, 32, 0, x); }},
     {"exit", nullptr, [](float *x) { LAUNCH(half_ballot, 1, 32, 0, (unsigned *)x); }},
     {"exit", nullptr, [](float *x) { LAUNCH(half_syncwarp, 1, 32, 0, x); }},
