@@ -6,10 +6,10 @@
 // What CUDA leaves undefined ends the program here: one line says which kernel, block and thread, and the exit status is 99.
 // Environment: EMU_ORDER=0..3; faults on request: EMU_DEVICES=0 no device, EMU_MEMORY=bytes of the device, EMU_ARCH=none no code for it.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <csignal>
 #include <cstdarg>
-#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -18,7 +18,6 @@
 #include <map>
 #include <memory>
 #include <tuple>
-#include <type_traits>
 #include <vector>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -79,7 +78,7 @@ inline int order = getenv("EMU_ORDER") ? atoi(getenv("EMU_ORDER")) & 3 : 0;
 // float4 from arrays of odd length sets 16: addresses are then multiples of it, as cudaMalloc's are, and up to 15 bytes go unwatched.
 inline size_t alignment = 1;
 
-constexpr size_t SHARED_DEFAULT = 48 << 10, SHARED_MAX = 227 << 10, POOL = 1 << 20, ZONE = 512, GUARD = 1 << 20, PAGE = 4096;
+constexpr size_t SHARED_DEFAULT = 48 << 10, SHARED_MAX = 227 << 10, POOL = 1 << 20, ZONE = 512, GUARD = 1 << 20, PAGE = 64 << 10;    // of any machine
 constexpr size_t STACK = EMU_ASAN(3 *) (64 << 10);
 constexpr uint32_t RED = 0xFFFFFACE;             // fills the red zones beside shared variables: NaN for those who read it
 constexpr uint64_t CANARY = 0xFACEFEEDCAFED00D;  // the far end of every stack
@@ -92,6 +91,7 @@ struct Fiber { void *at[5]; ucontext_t context; bool fresh = true; char *stack =
 struct Wait { unsigned mask; int line; Kind kind; int from; };                              // what a thread waits for, or waited for last
 struct alignas(16) Word { char byte[16]; };
 struct Warp { unsigned waiting, exited; int first; bool mixed; Word sent[32], received[32]; };
+struct Memory { size_t bytes; char *base; size_t span; };
 struct Variable { const void *site; const char *name; char *at; size_t bytes; };
 struct Block {
     int n = 0, started = 0, exited = 0, cur = -1;                                            // cur: the thread that runs now
@@ -99,13 +99,12 @@ struct Block {
     State state[1024]; Wait wait[1024]; Fiber *fiber[1024]; Warp warp[32];
     Fiber home, *entered = nullptr;
     std::vector<Fiber *> idle; std::vector<std::unique_ptr<Fiber>> fibers;
-    std::vector<Variable> vars; char *pool = nullptr; size_t used = 0, fixed = 0;             // shared memory; fixed: bytes of it that are not dynamic
+    std::vector<Variable> vars; Memory memory; char *pool = nullptr; size_t used = 0, fixed = 0;             // shared memory; fixed: bytes of it that are not dynamic
     const std::function<void()> *body = nullptr;
     std::unique_ptr<char[]> signal_stack{new char[STACK]};
     Block(); ~Block();
 };
 struct Launch { const char *name; dim3 grid, block; size_t dynamic, allowed; };
-struct Memory { size_t bytes; char *base; size_t span; };
 
 inline thread_local Block *block = nullptr;      // of this OS thread; blocks outlive launches, so that stacks are made once
 inline thread_local dim3 tid, bid;
@@ -136,10 +135,11 @@ inline Memory take(size_t bytes, char **at) {
 #ifdef __SANITIZE_ADDRESS__
     *at = m.base = (char *)malloc(bytes);
 #else
-    size_t pages = (bytes + PAGE - 1 + alignment) / PAGE * PAGE; m.span = pages + 2*GUARD;
+    size_t length = (bytes + alignment - 1) / alignment * alignment, pages = (length + PAGE - 1) / PAGE * PAGE;
+    m.span = pages + 2*GUARD;
     void *p = mmap(nullptr, m.span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED || mprotect((char *)p + GUARD, pages, PROT_READ | PROT_WRITE)) return m;
-    m.base = (char *)p; *at = m.base + GUARD + pages - (bytes + alignment - 1) / alignment * alignment;
+    m.base = (char *)p; *at = m.base + GUARD + pages - length;
 #endif
     if (m.base) memset(*at, 0xFF, bytes);
     return m;
@@ -163,22 +163,24 @@ inline void on_fault(int signal_number, siginfo_t *info, void *) {
     char *p = (char *)info->si_addr;
     if (info->si_code == SI_KERNEL) die("touched a misaligned or impossible address");
     for (auto &m : memory)
-        if (p >= m.second.base && p < m.second.base + m.second.span) die("touched memory out of bounds: byte %td of an array of %zu bytes", p - m.first, m.second.bytes);
+        if (p >= m.second.base && p < m.second.base + m.second.span)
+            die("touched memory out of bounds: byte %td of an array of %zu bytes", p - m.first, m.second.bytes);
     die("touched memory out of bounds: address %p", (void *)p);
 }
 inline Block::Block() {
-    Memory m = take(POOL, &pool);
-    if (!m.base) die("no memory");
+    memory = take(POOL, &pool);
+    if (!memory.base) die("no memory");
     EMU_ASAN(__asan_poison_memory_region(pool, POOL);)
 #ifndef __SANITIZE_ADDRESS__
     stack_t ss = {}; ss.ss_sp = signal_stack.get(), ss.ss_size = STACK; sigaltstack(&ss, nullptr);
-    struct sigaction act = {}; act.sa_sigaction = on_fault, act.sa_flags = SA_SIGINFO | SA_ONSTACK; sigaction(SIGSEGV, &act, nullptr); sigaction(SIGBUS, &act, nullptr);
+    struct sigaction act = {}; act.sa_sigaction = on_fault, act.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigaction(SIGSEGV, &act, nullptr), sigaction(SIGBUS, &act, nullptr);
 #endif
 }
 inline Block::~Block() {
     EMU_ASAN(__asan_unpoison_memory_region(pool, POOL); free(pool);)
 #ifndef __SANITIZE_ADDRESS__
-    munmap(pool - GUARD, POOL + 2*GUARD);
+    munmap(memory.base, memory.span);
     stack_t off = {}; off.ss_flags = SS_DISABLE; sigaltstack(&off, nullptr);
 #endif
     for (auto &f : fibers) free(f->stack);
@@ -210,7 +212,8 @@ inline void check_red_zones(Block &b) {
         const Variable &v = b.vars[i];
         for (uint32_t *p = (uint32_t *)b.pool; i == 0 && p < (uint32_t *)v.at; p++)
             if (*p != RED) die("a thread wrote out of bounds, before shared `%s'", v.name);
-        for (uint32_t *p = (uint32_t *)(v.at + (v.bytes + 3) / 4 * 4), *end = (uint32_t *)(i + 1 < b.vars.size() ? b.vars[i + 1].at : b.pool + b.used); p < end; p++)
+        uint32_t *end = (uint32_t *)(i + 1 < b.vars.size() ? b.vars[i + 1].at : b.pool + b.used);
+        for (uint32_t *p = (uint32_t *)(v.at + (v.bytes + 3) / 4 * 4); p < end; p++)
             if (*p != RED) die("a thread wrote out of bounds, to byte %td of shared `%s' of %zu bytes", (char *)p - v.at, v.name, v.bytes);
     }
 #endif
@@ -392,7 +395,8 @@ inline size_t total_memory() { const char *v = getenv("EMU_MEMORY"); return v ? 
 template <class... P> struct Call {
     const char *name; void (*kernel)(P...); dim3 grid, block; size_t bytes;
     template <class T> static void check(int i, const T &v) {
-        if constexpr (std::is_pointer<T>::value) { if (v && !on_device((const void *)v)) die("argument %d, %p, is no device memory (a host pointer, or freed)", i, (const void *)v); }
+        if constexpr (std::is_pointer<T>::value)
+            if (v && !on_device((const void *)v)) die("argument %d, %p, is no device memory (a host pointer, or freed)", i, (const void *)v);
     }
     void operator()(P... p) const {              // like the real one: an error is left for cudaGetLastError
         dim3 g = grid, t = block; size_t limit = allowed.count((const void *)kernel) ? allowed[(const void *)kernel] : 0;
@@ -447,15 +451,11 @@ template <class T> inline T max(T a, T b) { static_assert(std::is_integral<T>::v
 extern "C" __attribute__((used)) inline void cuda_emu_order(int order) { emu::order = order & 3; }
 inline cudaError_t cudaGetLastError() { cudaError_t e = emu::last_error; emu::last_error = cudaSuccess; return e; }
 inline const char *cudaGetErrorString(cudaError_t e) {
-    switch (e) {
-    case cudaSuccess: return "no error";
-    case cudaErrorInvalidValue: return "invalid argument";
-    case cudaErrorMemoryAllocation: return "out of memory";
-    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
-    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
-    case cudaErrorInvalidDevice: return "invalid device ordinal";
-    case cudaErrorNoKernelImageForDevice: return "no kernel image is available for execution on the device";
-    }
+    static const struct { cudaError_t e; const char *text; } table[] = {{cudaSuccess, "no error"}, {cudaErrorInvalidValue, "invalid argument"},
+        {cudaErrorMemoryAllocation, "out of memory"}, {cudaErrorInvalidConfiguration, "invalid configuration argument"},
+        {cudaErrorNoDevice, "no CUDA-capable device is detected"}, {cudaErrorInvalidDevice, "invalid device ordinal"},
+        {cudaErrorNoKernelImageForDevice, "no kernel image is available for execution on the device"}};
+    for (auto &t : table) if (t.e == e) return t.text;
     return "unrecognized error code";
 }
 inline cudaError_t cudaGetDeviceCount(int *n) { *n = !emu::device(); return emu::fail(emu::device()); }
@@ -495,7 +495,8 @@ inline cudaError_t cudaFreeHost(void *p) { free(p); return cudaSuccess; }
 inline cudaError_t cudaMemcpy(void *to, const void *from, size_t n, cudaMemcpyKind kind) {   // a side that is named host must be no device memory
     if (emu::device() || !n) return emu::fail(emu::device());
     bool to_device = kind & 1, from_device = kind & 2;
-    if ((to_device ? !emu::on_device(to, n) : emu::on_device(to)) || (from_device ? !emu::on_device(from, n) : emu::on_device(from))) return emu::fail(cudaErrorInvalidValue);
+    if (to_device ? !emu::on_device(to, n) : emu::on_device(to)) return emu::fail(cudaErrorInvalidValue);
+    if (from_device ? !emu::on_device(from, n) : emu::on_device(from)) return emu::fail(cudaErrorInvalidValue);
     memmove(to, from, n);
     return cudaSuccess;
 }
