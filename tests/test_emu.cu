@@ -152,11 +152,12 @@ __global__ void moved(int *y) {                                                 
 }
 __global__ void tickets(int *next, int *y) {                                                           // who comes when
     int t = threadIdx.x;
-    y[atomicAdd(next, 1)] = t;
-    __syncwarp();
-    y[atomicAdd(next, 1)] = 100 + t;
-    __syncthreads();
-    y[atomicAdd(next, 1)] = 200 + t;
+    for (int half = 0; half < 2; half++) {
+        y[atomicAdd(next, 1)] = 200*half + t;
+        __syncwarp();
+        y[atomicAdd(next, 1)] = 200*half + 100 + t;
+        __syncthreads();
+    }
 }
 
 // ---- right results --------------------------------------------------------------------------------------------------------------------
@@ -252,14 +253,15 @@ static void test_kernels(void) {
                                            && s[64 + t] == ((t ^ 13) / 8 > t / 8 ? t : t ^ 13) && s[96 + t] == t / 8 * 8 + 3, "moved, lane %d", t);
         cudaMemset(du, 0, 4);
         LAUNCH(tickets, 1, 40, 0, (int *)du, dj);
-        s = host(dj, 120);
-        for (int i = 0; i < 120; i++) {
-            int stage = i / 40, k = i % 40;
-            if (order & 2 && i < 80) {                                                                  // greedy: one warp takes both, up to the barrier
-                int lanes[2] = {32, 8}, w = i >= 2*lanes[order & 1], in = i - w * 2*lanes[order & 1], n = lanes[w ^ (order & 1)];
-                stage = in / n, k = in % n + w * lanes[order & 1];
+        s = host(dj, 160);
+        for (int i = 0; i < 160; i++) {
+            int half = i / 80, in = i % 80, stage = in / 40, k = in % 40, warp0 = order & 1 ? 8 : 32;   // warp0: lanes of the warp that comes first
+            if (order & 2) {                                                                            // greedy: one warp takes both stages, up to the barrier
+                bool second = in >= 2*warp0;
+                int n = second ? 40 - warp0 : warp0;
+                in -= second ? 2*warp0 : 0, stage = in / n, k = in % n + (second ? warp0 : 0);
             }
-            CHECK(s[i] == 100*stage + (order & 1 ? 39 - k : k), "order %d, place %d: thread %d", order, i, s[i]);
+            CHECK(s[i] == 200*half + 100*stage + (order & 1 ? 39 - k : k), "order %d, place %d: thread %d", order, i, s[i]);
         }
     }
     CHECK(cudaGetLastError() == cudaSuccess, "no error is left");
@@ -286,6 +288,7 @@ static void test_kernels(void) {
 
 // ---- planted faults --------------------------------------------------------------------------------------------------------------------
 __global__ void write_beyond(float *x) { x[threadIdx.x] = 1; }
+__global__ void write_at(uintptr_t x) { *(volatile float *)x = 1; }                                    // a pointer in disguise
 __global__ void read_beyond(const float *x, float *y) { y[threadIdx.x % 32] = x[threadIdx.x]; }
 __global__ void shared_beyond(float *x) { SHARED(float, s, [32]); float *p = &s[0]; p[threadIdx.x + 1] = x[threadIdx.x]; }
 __global__ void shared_before(float *x) { SHARED(float, s, [32]); float *p = &s[0]; p[(int)threadIdx.x - 1] = x[threadIdx.x]; }
@@ -318,7 +321,6 @@ __global__ void two_shuffles(float *x) {
 __global__ void half_ballot(unsigned *x) { if (threadIdx.x % 2) x[threadIdx.x] = __ballot_sync(~0u, 1); }
 __global__ void half_syncwarp(float *x) { if (threadIdx.x < 8) __syncwarp(); x[threadIdx.x] = 1; }
 __global__ void deep(void) { memset(emu::block->fiber[emu::block->cur]->stack, 0, 8); }            // as too deep a stack would
-__global__ void misaligned(float *x) { ((float4 *)(x + 1))[threadIdx.x] = make_float4(1, 2, 3, 4); }
 
 struct Fault { const char *word, *asan_word; void (*run)(float *x); };
 static const Fault faults[] = {
@@ -345,6 +347,7 @@ static const Fault faults[] = {
     {"exit", nullptr, [](float *x) { LAUNCH(half_syncwarp, 1, 32, 0, x); }},
     {"kernel write_beyond: argument 1", nullptr, [](float *) { float h[32]; LAUNCH(write_beyond, 1, 1, 0, h); }},
     {"argument 2", nullptr, [](float *x) { std::vector<float> h(32); LAUNCH(read_beyond, 1, 1, 0, x, h.data()); }},
+    {"touched memory out of bounds", "heap-use-after-free", [](float *x) { cudaFree(x); LAUNCH(write_at, 1, 1, 0, (uintptr_t)x); }},
     {"argument 1", nullptr, [](float *x) { cudaFree(x); LAUNCH(write_beyond, 1, 1, 0, x); }},
     {"argument 1", nullptr, [](float *x) { LAUNCH(write_beyond, 1, 1, 0, x + 33); }},
 };
