@@ -1,7 +1,7 @@
 # A menu. The two commands that most people need:
 #   make demo      sets everything up, trains a small block diffusion model and prints what it writes (one to four minutes on two cores)
 #   make test      proves the programs right (two to four minutes, building included)
-# Variables: CC=clang  OMP=0 (no OpenMP)  NVCC= (no CUDA)  ARCH= (baseline instructions, runs on any machine of this family)
+# Variables: CC=clang  OMP=0 (no OpenMP)  NVCC= (no CUDA)  CUDA_ARCH=sm_90  ARCH= (baseline instructions, runs on any machine of this family)
 
 CC     = gcc
 BUILD  = build
@@ -13,19 +13,42 @@ LDLIBS = -lm
 accepts = $(shell echo 'int main(void){return 0;}' | $(CC) $(1) -x c - -o /dev/null 2>/dev/null && echo yes)
 OMP     ?= $(if $(call accepts,-fopenmp -include omp.h),1,0)
 OPENMP   = $(if $(filter 1,$(OMP)),-fopenmp,-fopenmp-simd -Wno-unknown-pragmas)
-NVCC    ?= $(shell command -v nvcc 2>/dev/null)
-$(info [build] CC=$(CC) $(shell $(CC) -dumpversion 2>/dev/null) OMP=$(OMP) ARCH=$(ARCH) NVCC=$(if $(NVCC),$(NVCC),none))
+
+# CUDA, where nvcc is: for the GPU of this machine, or, if it has none, for all since sm_75 (the driver translates when a program starts)
+NVCC      ?= $(shell command -v nvcc 2>/dev/null)
+CUDA_ARCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),native,sm_75)
+NVCCFLAGS  = -std=c++17 -O3 -arch=$(CUDA_ARCH) -Xcompiler -Wall,-Wextra
+ifneq ($(NVCC),)
+CUDA       = $(BUILD)/cuda_kernels.o
+CUDA_FLAGS = -DWITH_CUDA
+CUDA_LIBS := $(shell $(NVCC) --dryrun -o /dev/null none.o 2>&1 | sed -n 's/^\#$$ LIBRARIES= *//p' | tr -d '"') -lcudart_static -lrt -lpthread -ldl -lstdc++
+endif
+# a C++ compiler of the same make: cuda_kernels.cu for the CPU, see tests/cuda_emu.h
+CXX = $(if $(findstring clang,$(CC)),clang++,g++)
+EMU = $(shell echo 'int main(){return 0;}' | $(CXX) $(OPENMP) -x c++ - -o /dev/null 2>/dev/null && echo 1)
+$(info [build] CC=$(CC) $(shell $(CC) -dumpversion 2>/dev/null) OMP=$(OMP) ARCH=$(ARCH) NVCC=$(if $(NVCC),$(NVCC) $(CUDA_ARCH),none) CXX=$(if $(EMU),$(CXX),none))
 
 HEADERS = common.h io.h kernels.h data/text.h tests/check_bd3lm.h
 KERNELS = $(BUILD)/cpu_kernels.o $(BUILD)/cpu_fast.o
 .DELETE_ON_ERROR:
-.PHONY: all setup demo test test-long bench debug data docs-check clean
+.PHONY: all setup demo test test-cuda test-long mutants bench debug data docs-check clean
 
 # every program                                              make -j2 all CC=clang
 all: bd3lm
 
-bd3lm: bd3lm.c $(HEADERS) $(KERNELS) build/program-flags
-	$(CC) $(CFLAGS) bd3lm.c $(KERNELS) -o $@ $(LDLIBS)
+bd3lm: bd3lm.c $(HEADERS) $(KERNELS) $(CUDA) build/program-flags
+	$(CC) $(CFLAGS) $(CUDA_FLAGS) bd3lm.c $(KERNELS) $(CUDA) -o $@ $(LDLIBS) $(CUDA_LIBS)
+
+# the program with the CUDA kernels on an emulated GPU: slow, and needs no GPU      make bd3lm_emu && ./bd3lm_emu train --device cuda --steps 2
+bd3lm_emu: bd3lm.c $(HEADERS) $(KERNELS) $(BUILD)/cuda_emu.o build/program-flags
+	$(CC) $(CFLAGS) -DWITH_CUDA bd3lm.c $(KERNELS) $(BUILD)/cuda_emu.o -o $@ $(LDLIBS) $(EMU_LIBS)
+
+$(BUILD)/cuda_kernels.o: cuda_kernels.cu kernels.h $(BUILD)/flags
+	$(NVCC) $(NVCCFLAGS) -c $< -o $@
+EMU_FLAGS = -std=c++17 -O2 -Wall -Wextra -Wno-unknown-pragmas $(ARCH) $(OPENMP)
+EMU_LIBS  = -lstdc++
+$(BUILD)/cuda_emu.o: cuda_kernels.cu kernels.h tests/cuda_emu.h $(BUILD)/flags
+	$(CXX) $(EMU_FLAGS) -I. -x c++ -c $< -o $@
 
 $(BUILD)/%.o: %.c kernels.h $(BUILD)/flags
 	$(CC) $(CFLAGS) -c $< -o $@
@@ -33,7 +56,7 @@ $(BUILD)/%.o: %.c kernels.h $(BUILD)/flags
 # these change whenever the compiler, a flag or (for the programs, which all builds share) BUILD changes, and then everything is built again
 $(BUILD)/flags build/program-flags: FORCE
 	@mkdir -p $(@D)
-	@echo '$(CC) $(CFLAGS) $(BUILD)' | cmp -s - $@ || echo '$(CC) $(CFLAGS) $(BUILD)' > $@
+	@echo '$(CC) $(CFLAGS) $(BUILD) $(NVCC) $(CUDA_ARCH)' | cmp -s - $@ || echo '$(CC) $(CFLAGS) $(BUILD) $(NVCC) $(CUDA_ARCH)' > $@
 FORCE:
 
 # ---- data and demo ------------------------------------------------------------------------------------------------------------
@@ -70,7 +93,7 @@ docs-check: all
 
 # removes what was built, not what was downloaded or trained      make clean all
 clean:
-	rm -rf $(BUILD) bd3lm bd3lm_debug
+	rm -rf $(BUILD) bd3lm bd3lm_debug bd3lm_emu
 
 # ---- tests --------------------------------------------------------------------------------------------------------------------
 # The plain kernels in double are the oracle of parity, and let gradients be checked to 1e-7.
@@ -86,6 +109,13 @@ $(BUILD)/parity: tests/parity.c cpu_fast.c $(BUILD)/cpu_kernels.o $(TEST_HEADERS
 	$(CC) $(CFLAGS) $< $(BUILD)/cpu_kernels.o -o $@ $(LDLIBS) -ldl
 $(BUILD)/parity_amx: tests/parity.c tests/amx_emu.h cpu_fast.c $(BUILD)/cpu_kernels.o $(TEST_HEADERS) $(BUILD)/flags
 	$(CC) $(CFLAGS) -Wno-psabi -I. -DEMULATE_AMX $< $(BUILD)/cpu_kernels.o -o $@ $(LDLIBS) -ldl
+# the CUDA kernels: emulated, and on a GPU
+$(BUILD)/parity_emu: tests/parity.c $(BUILD)/cpu_kernels.o $(BUILD)/cuda_emu.o $(TEST_HEADERS) $(BUILD)/flags
+	$(CC) $(CFLAGS) -DWITH_CUDA -DCUDA_EMU $< $(BUILD)/cpu_kernels.o $(BUILD)/cuda_emu.o -o $@ $(LDLIBS) -ldl $(EMU_LIBS)
+$(BUILD)/parity_cuda: tests/parity.c $(BUILD)/cpu_kernels.o $(BUILD)/cuda_kernels.o $(TEST_HEADERS) $(BUILD)/flags
+	$(CC) $(CFLAGS) -DWITH_CUDA $< $(BUILD)/cpu_kernels.o $(BUILD)/cuda_kernels.o -o $@ $(LDLIBS) $(CUDA_LIBS)
+$(BUILD)/test_emu: tests/test_emu.cu tests/cuda_emu.h tests/check.h $(BUILD)/flags
+	$(CXX) $(EMU_FLAGS) -x c++ $< -o $@
 $(BUILD)/test_ops: tests/test_ops.c $(BUILD)/cpu64.o $(TEST_HEADERS) $(BUILD)/flags
 	$(CC) $(CFLAGS) $(DOUBLE) $< $(BUILD)/cpu64.o -o $@ $(LDLIBS)
 $(BUILD)/test_bd3lm64: tests/test_bd3lm.c bd3lm.c $(BUILD)/cpu64.o $(TEST_HEADERS) $(BUILD)/flags
@@ -104,8 +134,16 @@ $(BUILD)/bd3lm64: bd3lm.c $(BUILD)/cpu64.o $(HEADERS) $(BUILD)/flags
 	$(CC) $(CFLAGS) $(DOUBLE) $< $(BUILD)/cpu64.o -o $@ $(LDLIBS)
 
 # proves the programs right: kernels, gradients, the method's equalities, golden files, the command line      make test CC=clang OMP=0
-test: all $(TESTS) $(BUILD)/parity $(BUILD)/parity_amx $(BUILD)/cpu64.so
-	@BUILD=$(BUILD) sh tests/run.sh
+test: all $(TESTS) $(BUILD)/parity $(BUILD)/parity_amx $(BUILD)/cpu64.so $(if $(EMU),$(BUILD)/parity_emu $(BUILD)/test_emu bd3lm_emu)
+	@BUILD=$(BUILD) EMU=$(EMU) sh tests/run.sh
+
+# the CUDA kernels on the GPU of this machine: parity, golden files, the whole program; says so where there is none      make test-cuda
+test-cuda: bd3lm $(BUILD)/cpu64.so $(if $(NVCC),$(BUILD)/parity_cuda)
+	@BUILD=$(BUILD) NVCC='$(NVCC)' sh tests/cuda.sh
+
+# breaks the CUDA kernels in one place after the other: do the tests notice? a quarter of an hour on two cores      make mutants
+mutants: $(BUILD)/cpu64.so $(BUILD)/cpu_kernels.o
+	@CC='$(CC) $(CFLAGS)' LIBS='$(LDLIBS) -ldl $(EMU_LIBS)' sh tests/mutants.sh $(BUILD) $(CXX) $(subst -O2,-O1,$(EMU_FLAGS)) -w -I. -x c++
 
 # the same under sanitizers, with the fake device, with clang, without OpenMP, for the baseline processor; all golden files of GOLDEN=DIR
 #      make test-long GOLDEN=../golden/bd3lm

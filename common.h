@@ -1,7 +1,7 @@
 // common.h: what a network needs, shared by the programs. Read from top to bottom; nothing is declared ahead.
 //   1 random     philox() as a stream: rng(), uniform(), below()
 //   2 memory     two arenas of device memory, their dry run; upload(), download(); the fake device
-//   3 kernels    one dispatcher for every line of kernels.h
+//   3 kernels    one dispatcher for every line of kernels.h; the choice of the device
 //   4 tensors    Tensor, leaf(), the tape, backward()
 //   5 parameters param(), initialisation, AdamW with clipping and moving average
 //   6 ops        forward and backward beside each other, in the order in which a transformer block uses them
@@ -42,9 +42,18 @@ static int below(Rng *r, int n) { return (int)(uniform(r) * n); }
 //     begin_dry_run();  build the network, run one largest step;  end_dry_run();  then do it again for real.
 // Only kernels, upload() and download() may touch device memory. In a build with -DFAKE_DEVICE everything else that tries crashes at once.
 
+// --device cuda puts both arenas on a GPU; transfers and kernels go there then (cuda_kernels.cu), and nothing else changes.
+
 typedef struct Arena { char *base; size_t used, peak, size; } Arena;
 static Arena persistent, per_step;
 static bool dry;
+static enum { CPU, CUDA } device;
+static char device_name[256] = "the CPU";
+#ifdef WITH_CUDA
+#define ON_CUDA(call) if (device == CUDA) { call; } else
+#else
+#define ON_CUDA(call)                                   // a build without nvcc: device stays CPU
+#endif
 
 static void protect(int how) {
 #ifdef FAKE_DEVICE
@@ -70,6 +79,7 @@ static void *arena_take(Arena *a, size_t bytes) {
 static void arena_map(Arena *a) {
     long page = sysconf(_SC_PAGESIZE);
     *a = (Arena){.size = (a->peak + (size_t)page) / (size_t)page * (size_t)page};
+    ON_CUDA(a->base = cuda_allocate(a->size); return) {}
     a->base = mmap(NULL, a->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (a->base == MAP_FAILED) die("out of memory: %.2f GB are not to be had (try a smaller --batch)", (double)a->size * 1e-9);
     madvise(a->base, a->size, MADV_HUGEPAGE);
@@ -77,36 +87,40 @@ static void arena_map(Arena *a) {
     memset(a->base, 0xFF, a->size);                     // every float a NaN: what is read before it is written shows
 #endif
 }
-
-static void begin_dry_run(void) {
-    if (persistent.base) munmap(persistent.base, persistent.size);
-    if (per_step.base) munmap(per_step.base, per_step.size);
-    persistent = per_step = (Arena){0};
-    dry = true;
+static void arena_unmap(Arena *a) {
+    if (a->base) { ON_CUDA(cuda_release(a->base)) munmap(a->base, a->size); }
+    *a = (Arena){0};
 }
+
+static void begin_dry_run(void) { arena_unmap(&persistent), arena_unmap(&per_step); dry = true; }
 
 // Maps what the dry run counted, or ends the program with one line that says what is missing.
 static void end_dry_run(bool print) {
-    double need = (double)(persistent.peak + per_step.peak), have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-    if (need > have) die("%.2f GB of memory are needed, this machine has %.2f GB: try a smaller --batch or network", need * 1e-9, have * 1e-9);
-    if (print) printf("memory: %.1f MB persistent (weights, moments, caches), %.1f MB a step (activations, gradients)\n",
-                      (double)persistent.peak * 1e-6, (double)per_step.peak * 1e-6);
+    size_t need = persistent.peak + per_step.peak, all = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE), have = all;
+    ON_CUDA(have = cuda_memory(&all)) {}
+    if (need > have) die("%.2f GB of memory are needed, %s has %.2f GB%s: try a smaller --batch or network", (double)need * 1e-9, device == CUDA ? device_name : "this machine",
+                         (double)have * 1e-9, device == CUDA ? " free" : "");
+    if (print) printf("memory on %s: %.1f MB persistent (weights, moments, caches), %.1f MB a step (activations, gradients)\n",
+                      device_name, (double)persistent.peak * 1e-6, (double)per_step.peak * 1e-6);
     dry = false;
     arena_map(&persistent);
     arena_map(&per_step);
     device_close();
 }
 
-static void upload(void *device, const void *host, size_t bytes) {
+static void upload(void *to, const void *host, size_t bytes) {
     if (dry) return;
+    ON_CUDA(cuda_upload(to, host, bytes); return) {}
     device_open();
-    memcpy(device, host, bytes);
+    memcpy(to, host, bytes);
     device_close();
 }
-static void download(void *host, const void *device, size_t bytes) {
+// The only place where the host waits for a GPU
+static void download(void *host, const void *from, size_t bytes) {
     if (dry) { memset(host, 0, bytes); return; }
+    ON_CUDA(cuda_download(host, from, bytes); return) {}
     device_open();
-    memcpy(host, device, bytes);
+    memcpy(host, from, bytes);
     device_close();
 }
 
@@ -144,9 +158,27 @@ static bool naive;                                      // plain bodies only
 #ifndef TIMED
 #define TIMED(name, call) call                          // tests/bench_steps.c takes the time here
 #endif
-#define DISPATCH(name, params, args)      static inline void name params { if (dry) return; device_open(); TIMED(name, name##_cpu args); device_close(); }
-#define DISPATCH_FAST(name, params, args) static inline void name params { if (dry) return; device_open(); TIMED(name, RUN_FAST(name, args)); device_close(); }
+#define DISPATCH(name, params, args)      static inline void name params { if (dry) return; device_open(); TIMED(name, ON_CUDA(name##_cuda args) name##_cpu args); device_close(); }
+#define DISPATCH_FAST(name, params, args) static inline void name params { if (dry) return; device_open(); TIMED(name, ON_CUDA(name##_cuda args) RUN_FAST(name, args)); device_close(); }
 KERNELS(DISPATCH, DISPATCH_FAST)
+
+#ifdef WITH_CUDA
+static void cuda_failed(const char *line) { die("%s", line); }
+#endif
+// Chooses where tensors live and kernels run: "cpu" or "cuda". Once, before the first dry run; `naive` is set by then.
+static void device_select(const char *name) {
+    if (!strcmp(name, "cpu")) return;
+    if (strcmp(name, "cuda")) die("--device %s: cpu or cuda", name);
+#ifdef WITH_CUDA
+    device = CUDA;
+    cuda_naive = naive;
+    cuda_open(cuda_failed, device_name, sizeof device_name);
+#elif REAL_IS_DOUBLE
+    die("--device cuda: a build in double knows the CPU only");
+#else
+    die("--device cuda: this program was built without CUDA, because there was no nvcc (install the CUDA toolkit, put nvcc into PATH, make clean all)");
+#endif
+}
 
 // ---- 4. tensors and tape ------------------------------------------------------------------------------------------------------
 // An op computes its output at once and appends one node to the tape. Creation order is a topological order (an op can only use what
@@ -442,7 +474,7 @@ static void norm_modulate_back(const void *p) {
     const Norm *n = p;
     norm_modulate_backward(grad_of(n->x), grad_of(n->weight), mod_grad(n->m, n->m.shift), mod_grad(n->m, n->m.scale),
                            n->out->grad, n->x->data, n->mean, n->rstd, n->weight->data, mod_data(n->m, n->m.scale), n->m.group,
-                           rows(n->x), n->x->C, n->m.mod ? n->m.mod->C : 0);
+                           rows(n->x), n->x->C, n->m.mod ? n->m.mod->T : 0, n->m.mod ? n->m.mod->C : 0);
 }
 static Tensor *norm_modulate(Tensor *x, Tensor *weight, Modulation m, double eps) {
     Tensor *out = activation(x->B, x->T, x->C, weight->name);
@@ -522,7 +554,7 @@ typedef struct { Tensor *out, *x, *branch; Modulation m; Dropout drop; } Residua
 static void gated_residual_back(const void *p) {
     const Residual *r = p;
     gated_residual_backward(grad_of(r->x), grad_of(r->branch), mod_grad(r->m, r->m.gate), r->out->grad, r->branch->data, mod_data(r->m, r->m.gate),
-                            r->m.group, r->drop, rows(r->x), r->x->C, r->m.mod ? r->m.mod->C : 0);
+                            r->m.group, r->drop, rows(r->x), r->x->C, r->m.mod ? r->m.mod->T : 0, r->m.mod ? r->m.mod->C : 0);
 }
 static Tensor *gated_residual(Tensor *x, Tensor *branch, Modulation m, Dropout drop) {
     Tensor *out = activation(x->B, x->T, x->C, "residual");

@@ -155,7 +155,8 @@ void norm_modulate_forward_cpu(real *out, real *mean, real *rstd, const real *x,
 // bwd: dshift += dout;  dscale += dout y;  dy = dout (1 + scale);  dw += dy xhat;  dxhat = dy w;
 //      dx += rstd (dxhat - mean_c(dxhat) - xhat mean_c(dxhat xhat))
 void norm_modulate_backward_cpu(real *dx, real *dweight, real *dshift, real *dscale, const real *dout, const real *x, const real *mean, const real *rstd,
-                                const real *weight, const real *scale, const int *group, int N, int C, int ld) {
+                                const real *weight, const real *scale, const int *group, int N, int C, int G, int ld) {
+    (void)G;                                    // groups are found by looking at every row
     // pass 1, by rows: dx
     if (dx)
     #pragma omp parallel for
@@ -328,7 +329,8 @@ void gated_residual_forward_cpu(real *out, const real *x, const real *branch, co
 
 // fwd: out = x + gate f branch      bwd: dx += dout;  dbranch += gate f dout;  dgate += sum over rows of f branch dout
 void gated_residual_backward_cpu(real *dx, real *dbranch, real *dgate, const real *dout, const real *branch, const real *gate, const int *group,
-                                 Dropout drop, int N, int C, int ld) {
+                                 Dropout drop, int N, int C, int G, int ld) {
+    (void)G;
     int part = (columns_per_thread(C) + CHUNK - 1) / CHUNK * CHUNK;
     #pragma omp parallel for
     for (int p0 = 0; p0 < C; p0 += part)

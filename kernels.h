@@ -1,6 +1,7 @@
 // kernels.h: THE list of kernels, one line each. A program computes through these and nothing else.
 //
-// K(name, parameters, arguments) has a plain body name_cpu (cpu_kernels.c); F(...) has a second, fast one, name_fast (cpu_fast.c).
+// K(name, parameters, arguments) has a plain body name_cpu (cpu_kernels.c) and a twin name_cuda (cuda_kernels.cu); F(...) has a second, fast body for the
+// CPU, name_fast (cpu_fast.c).
 // common.h turns every line into a dispatcher `name`; tests/parity.c does not link unless every line has its parity_name.
 // Pointers and plain numbers only, so that this file is clean in C and in C++. Outputs first, then inputs, dims last.
 // An output is overwritten unless its name starts with d (a gradient): gradients are added to, except where a line says otherwise.
@@ -77,20 +78,20 @@ typedef struct AdamW {
     F(activation_forward, (real *out, const real *pre, size_t n, Activation act), (out, pre, n, act)) \
     /* d (n): on entry d(out), on exit d(pre) = d(out) act'(pre): overwrites */ \
     F(activation_backward, (real *d, const real *pre, size_t n, Activation act), (d, pre, n, act)) \
-    /* Modulation, here and below: row n belongs to group[n] (group NULL: 0), and reads shift, scale, gate at group*ld + c; group -1: identity. */ \
+    /* Modulation, here and below: row n belongs to group[n] (group NULL: 0), and reads shift, scale, gate at group*ld + c; group -1: identity. G groups. */ \
     /* out (N,C) = LN(x; weight) * (1 + scale) + shift; mean, rstd (N) are kept. shift and scale both NULL: plain LN. dshift, dscale likewise */ \
     K(norm_modulate_forward, (real *out, real *mean, real *rstd, const real *x, const real *weight, const real *shift, const real *scale, const int *group, \
                               double eps, int N, int C, int ld), (out, mean, rstd, x, weight, shift, scale, group, eps, N, C, ld)) \
     K(norm_modulate_backward, (real *dx, real *dweight, real *dshift, real *dscale, const real *dout, const real *x, const real *mean, const real *rstd, \
-                               const real *weight, const real *scale, const int *group, int N, int C, int ld), \
-                              (dx, dweight, dshift, dscale, dout, x, mean, rstd, weight, scale, group, N, C, ld)) \
+                               const real *weight, const real *scale, const int *group, int N, int C, int G, int ld), \
+                              (dx, dweight, dshift, dscale, dout, x, mean, rstd, weight, scale, group, N, C, G, ld)) \
     /* x (N,ld): turns, in place, the first `heads` heads of HS columns; row n stands at position[n]; cosine, sine (P,HS); pair (HS) */ \
     K(rope_forward,  (real *x, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS), \
                      (x, cosine, sine, position, pair, N, ld, heads, HS)) \
     K(rope_backward, (real *dx, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS), \
                      (dx, cosine, sine, position, pair, N, ld, heads, HS)) \
     /* out (B,Tq,NH*HS), lse (B,NH,Tq): softmax(q k^T / sqrt(HS) over span (Tq)) v. Rows of q, k|v are ldq, ldkv numbers apart. */ \
-    /* Keys that a row does not see change nothing in its result, unless they hold NaN or infinity and stand among keys that other rows see */ \
+    /* Keys that a row does not see change nothing in its result, unless they hold NaN or infinity and lie before the last key that some row sees */ \
     F(attention_forward, (real *out, real *lse, const real *q, const real *k, const real *v, const Span *span, \
                           int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, Precision how), \
                           (out, lse, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv, how)) \
@@ -101,7 +102,7 @@ typedef struct AdamW {
     K(gated_residual_forward,  (real *out, const real *x, const real *branch, const real *gate, const int *group, Dropout drop, int N, int C, int ld), \
                                (out, x, branch, gate, group, drop, N, C, ld)) \
     K(gated_residual_backward, (real *dx, real *dbranch, real *dgate, const real *dout, const real *branch, const real *gate, const int *group, \
-                                Dropout drop, int N, int C, int ld), (dx, dbranch, dgate, dout, branch, gate, group, drop, N, C, ld)) \
+                                Dropout drop, int N, int C, int G, int ld), (dx, dbranch, dgate, dout, branch, gate, group, drop, N, C, G, ld)) \
     /* out (N,C) = inp [row (N)]; the rows are distinct */ \
     K(gather_rows_forward,  (real *out, const real *inp, const int *row, int N, int C), (out, inp, row, N, C)) \
     K(gather_rows_backward, (real *dinp, const real *dout, const int *row, int N, int C), (dinp, dout, row, N, C)) \
@@ -132,6 +133,20 @@ extern "C" {
 #define DECLARE_FAST(name, params, args) void name##_cpu params; void name##_fast params;
 KERNELS(DECLARE, DECLARE_FAST)
 bool has_matrix_unit(void);                     // of this CPU: bf16 is then much faster than float32
+
+// The second device, in builds that have it (cuda_kernels.cu). Errors end the program through on_error(one line). Transfers and kernels run in the order
+// of the calls; the host waits in cuda_download() only.
+#if !REAL_IS_DOUBLE
+#define DECLARE_CUDA(name, params, args) void name##_cuda params;
+KERNELS(DECLARE_CUDA, DECLARE_CUDA)
+extern bool cuda_naive;                                         // plain kernels only
+void cuda_open(void (*on_error)(const char *line), char *name, size_t size);       // takes the first device; name (size): what it is called
+size_t cuda_memory(size_t *all);                                // free bytes on the device, of `all`
+void *cuda_allocate(size_t bytes);
+void cuda_release(void *device);
+void cuda_upload(void *device, const void *host, size_t bytes);
+void cuda_download(void *host, const void *device, size_t bytes);
+#endif
 #ifdef __cplusplus
 }
 #endif

@@ -446,6 +446,10 @@ template <class T> inline T atomicAdd(T *p, std::common_type_t<T> v) {
 template <class T> inline T min(T a, T b) { static_assert(std::is_integral<T>::value, "fminf"); return a < b ? a : b; }
 template <class T> inline T max(T a, T b) { static_assert(std::is_integral<T>::value, "fmaxf"); return a > b ? a : b; }
 #define rsqrtf(x) (1.0f / sqrtf(x))              // a macro, because newer C libraries have a function of this name
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline long long __double_as_longlong(double x) { long long bits; memcpy(&bits, &x, 8); return bits; }
+inline double __longlong_as_double(long long bits) { double x; memcpy(&x, &bits, 8); return x; }
 
 // ---- the runtime library -------------------------------------------------------------------------------------------------------------
 extern "C" __attribute__((used)) inline void cuda_emu_order(int order) { emu::order = order & 3; }

@@ -2,7 +2,14 @@
 // A kernel of kernels.h without a parity_<name> here does not link. Ragged sizes; sentinels around every array; inputs must come out unchanged;
 // a NaN in anything that a kernel reads must reach an output, and what it does not read must not.
 #define _GNU_SOURCE
+#ifndef WITH_CUDA
 #include "../cpu_fast.c"        // brings: the fast bodies, and vexp() for its own test
+#else
+#include "../kernels.h"
+#include <stdlib.h>
+#include <string.h>
+static int min(int a, int b) { return a < b ? a : b; }
+#endif
 #include "check.h"
 #include <dlfcn.h>
 
@@ -13,19 +20,67 @@ KERNELS(POINTER, POINTER)
 #undef real
 #define real float
 
-// ---- arrays in both precisions ---------------------------------------------------------------------------------------------------
+// ---- arrays in both precisions, and on the device -------------------------------------------------------------------------------
 enum { GUARD = 64, MAX_ARRAYS = 64 };
-typedef struct Array { float *f, *start; double *d, *d0; size_t n; } Array;
+typedef struct Array { float *f, *start, *first, *c; double *d, *d0; size_t n; } Array;    // c: on the CUDA device; first: the result in the first order
 static Array made[MAX_ARRAYS];
 static int n_made;
 static uint64_t draws;
 static float sentinel;
 
+// What kernels only read, whatever its type: one for both precisions (f and d), and a copy on the device (c).
+typedef struct Ints { int *f, *d, *c; } Ints;
+typedef struct Doubles { double *f, *d, *c; } Doubles;
+typedef struct Spans { Span *f, *d, *c; } Spans;
+static struct { void *host, *c; size_t bytes; } fixed[MAX_ARRAYS];
+static int n_fixed;
+
+#ifdef WITH_CUDA
+#ifdef CUDA_EMU
+enum { BEHIND = 0, ORDERS = 4 };                        // memory of the emulated device ends where an array ends: touching more is fatal
+void cuda_emu_order(int order);
+#else
+enum { BEHIND = GUARD, ORDERS = 1 };
+static void cuda_emu_order(int order) { (void)order; }
+#endif
+static void *device_take(size_t bytes) { return cuda_allocate(bytes); }
+static void device_drop(void *p) { cuda_release(p); }
+static void to_device(void) {
+    for (int k = 0; k < n_made; k++) cuda_upload(made[k].c - GUARD, made[k].f - GUARD, (GUARD + made[k].n + BEHIND) * sizeof(float));
+    for (int k = 0; k < n_fixed; k++) cuda_upload(fixed[k].c, fixed[k].host, fixed[k].bytes);
+}
+static void fixed_from_device(void *host) { for (int k = 0; k < n_fixed; k++) if (fixed[k].host == host) cuda_download(host, fixed[k].c, fixed[k].bytes); }
+static void from_device(void) { for (int k = 0; k < n_made; k++) cuda_download(made[k].f - GUARD, made[k].c - GUARD, (GUARD + made[k].n + BEHIND) * sizeof(float)); }
+static const char *const body_name[] = {"cuda", "cuda, naive"};
+#define RUN_K(kernel)       (cuda_naive = false, to_device(), kernel##_cuda A(c), from_device())
+#define RUN_F(kernel, body) do { cuda_naive = body; to_device(); kernel##_cuda A(c); from_device(); } while (0)
+enum { PLAIN = 1 };                                     // the body that reads nothing that it does not need
+#define LAST_PRECISION FP32
+#else
+enum { BEHIND = GUARD, ORDERS = 1, PLAIN = 0 };
+#define LAST_PRECISION BF16
+static void cuda_emu_order(int order) { (void)order; }
+static void *device_take(size_t bytes) { (void)bytes; return NULL; }
+static void device_drop(void *p) { (void)p; }
+static void fixed_from_device(void *host) { (void)host; }
+static const char *const body_name[] = {"cpu", "fast"};
+#define RUN_K(kernel)       kernel##_cpu A(f)
+#define RUN_F(kernel, body) do { if (body) kernel##_fast A(f); else kernel##_cpu A(f); } while (0)
+#endif
+
+static void *fix(size_t bytes, void **c) {
+    fixed[n_fixed].host = malloc(bytes), fixed[n_fixed].c = *c = device_take(bytes), fixed[n_fixed].bytes = bytes;
+    return fixed[n_fixed++].host;
+}
+static Ints ints(int n) { Ints x; x.f = x.d = fix((size_t)n * sizeof(int), (void **)&x.c); return x; }
+static Doubles doubles(int n) { Doubles x; x.f = x.d = fix((size_t)n * sizeof(double), (void **)&x.c); return x; }
+
 // n numbers in [-1,1), the same in float and double, between guards
 static Array *array(size_t n) {
     Array *a = &made[n_made++];
-    float *whole = malloc((n + 2*GUARD) * sizeof(float));
-    *a = (Array){.f = whole + GUARD, .start = malloc((n + 1) * sizeof(float)), .d = malloc((n + 1) * sizeof(double)), .d0 = malloc((n + 1) * sizeof(double)), .n = n};
+    float *whole = malloc((n + 2*GUARD) * sizeof(float)), *device = device_take((GUARD + n + BEHIND) * sizeof(float));
+    *a = (Array){.f = whole + GUARD, .c = device ? device + GUARD : NULL, .start = malloc((n + 1) * sizeof(float)), .first = malloc((n + 1) * sizeof(float)),
+                 .d = malloc((n + 1) * sizeof(double)), .d0 = malloc((n + 1) * sizeof(double)), .n = n};
     for (size_t i = 0; i < n + 2*GUARD; i++) whole[i] = sentinel;
     for (size_t i = 0; i < n; i++) {
         float x = (float)((int)(philox(1, 2, draws++).w[0] >> 8) - (1 << 23)) / (1 << 23);
@@ -33,43 +88,56 @@ static Array *array(size_t n) {
     }
     return a;
 }
-static void restore(void) { for (int k = 0; k < n_made; k++) memcpy(made[k].f, made[k].start, made[k].n * sizeof(float)), memcpy(made[k].d, made[k].d0, made[k].n * sizeof(double)); }
+// An array of rows, ld numbers apart, of which the columns from..to-1 are nobody's: NaN, which must come out as it went in and reach nothing else
+static void set_padding(Array *a, int ld, int from, int to) { for (size_t i = 0; i < a->n; i++) if ((int)(i % (size_t)ld) >= from && (int)(i % (size_t)ld) < to) a->start[i] = NAN, a->d0[i] = (double)NAN; }
+static void restore_floats(void) { for (int k = 0; k < n_made; k++) memcpy(made[k].f, made[k].start, made[k].n * sizeof(float)); }
+static void restore(void) { restore_floats(); for (int k = 0; k < n_made; k++) memcpy(made[k].d, made[k].d0, made[k].n * sizeof(double)); }
 static void drop_arrays(void) {
-    for (int k = 0; k < n_made; k++) free(made[k].f - GUARD), free(made[k].start), free(made[k].d), free(made[k].d0);
-    n_made = 0;
+    for (int k = 0; k < n_made; k++) free(made[k].f - GUARD), free(made[k].start), free(made[k].first), free(made[k].d), free(made[k].d0), device_drop(made[k].c ? made[k].c - GUARD : NULL);
+    for (int k = 0; k < n_fixed; k++) free(fixed[k].host), device_drop(fixed[k].c);
+    n_made = n_fixed = 0;
 }
 
-// all arrays against the oracle's: |f - d| <= tol * max(1, largest |d|); -inf equals -inf
-static void judge(const char *kernel, const char *body, double tol) {
+// all arrays against the oracle's: |f - d| <= tol * max(1, largest |d|); -inf equals -inf; padding stays what it was. In other orders of threads: the same bits.
+static void judge(const char *kernel, const char *body, int order, double tol) {
     for (int k = 0; k < n_made; k++) {
         const Array *a = &made[k];
         double largest = 1, worst = 0;
+        bool padding = true, same = true;
         for (size_t i = 0; i < a->n; i++) if (isfinite(a->d[i])) largest = fmax(largest, fabs(a->d[i]));
         for (size_t i = 0; i < a->n; i++) {
+            if (isnan(a->d0[i])) { padding = padding && isnan(a->d[i]) && !memcmp(a->f + i, a->start + i, 4); continue; }
             double diff = (double)a->f[i] == a->d[i] ? 0 : fabs((double)a->f[i] - a->d[i]);
             worst = diff <= worst ? worst : diff;
         }
         CHECK(worst <= tol * largest, "%s_%s, array %d: %g of %g", kernel, body, k, worst, largest);
+        CHECK(padding, "%s_%s writes into the padding of array %d", kernel, body, k);
         bool whole = true;
         for (int i = 1; i <= GUARD; i++) whole = whole && !memcmp(a->f - i, &sentinel, 4) && !memcmp(a->f + a->n + i - 1, &sentinel, 4);
         CHECK(whole, "%s_%s writes outside of array %d", kernel, body, k);
+        if (order == 0) memcpy(a->first, a->f, a->n * sizeof(float));
+        else same = !memcmp(a->first, a->f, a->n * sizeof(float));
+        CHECK(same, "%s_%s, array %d: other bits in order %d", kernel, body, k, order);
     }
 }
 
 static bool any_nan(void) { for (int k = 0; k < n_made; k++) for (size_t i = 0; i < made[k].n; i++) if (isnan(made[k].f[i])) return true; return false; }
 
 // `outputs` arrays were made first; a NaN at any sampled place of any later array must reach one of them
-#define NAN_REACHES(kernel, body, call, outputs) do { \
+#define NAN_REACHES(kernel, run, name, outputs) do { \
     for (int k_ = outputs; k_ < n_made; k_++) for (size_t i_ = 0; i_ < made[k_].n; i_ += 1 + made[k_].n / 40) { \
-        restore(); made[k_].f[i_] = NAN; kernel##_##body call; \
+        restore(); made[k_].f[i_] = NAN; run; \
         float keep_ = made[k_].f[i_]; made[k_].f[i_] = 0; \
-        CHECK(any_nan(), #kernel "_" #body ": a NaN in array %d at %zu is lost", k_, i_); made[k_].f[i_] = keep_; } \
+        CHECK(any_nan(), #kernel "_%s: a NaN in array %d at %zu is lost", name, k_, i_); made[k_].f[i_] = keep_; } \
     restore(); } while (0)
+#define NAN_REACHES_K(kernel, outputs) NAN_REACHES(kernel, RUN_K(kernel), body_name[0], outputs)
+#define FOR_BODIES(b) for (int b = 0; b < 2; b++)
+#define NAN_REACHES_F(kernel, outputs) do { FOR_BODIES(b_) NAN_REACHES(kernel, RUN_F(kernel, b_), body_name[b_], outputs); } while (0)
 
-// one case: oracle, plain (and fast), with A(p) the arguments in precision p
-#define CASE_K(kernel, tol) do { restore(); kernel##_f64 A(d); kernel##_cpu A(f); judge(#kernel, "cpu", tol); } while (0)
-#define CASE_F(kernel, tol) do { CASE_K(kernel, tol); for (int k_ = 0; k_ < n_made; k_++) memcpy(made[k_].f, made[k_].start, made[k_].n * sizeof(float)); \
-                                 kernel##_fast A(f); judge(#kernel, "fast", tol); } while (0)
+// one case: the oracle, then every body, on a device in every order, with A(p) the arguments in precision p
+#define IN_ALL_ORDERS(kernel, run, name, tol) do { for (int o_ = 0; o_ < ORDERS; o_++) { cuda_emu_order(o_); restore_floats(); run; judge(#kernel, name, o_, tol); } cuda_emu_order(0); } while (0)
+#define CASE_K(kernel, tol) do { restore(); kernel##_f64 A(d); IN_ALL_ORDERS(kernel, RUN_K(kernel), body_name[0], tol); } while (0)
+#define CASE_F(kernel, tol) do { restore(); kernel##_f64 A(d); FOR_BODIES(b_) IN_ALL_ORDERS(kernel, RUN_F(kernel, b_), body_name[b_], tol); } while (0)
 
 static const int sizes[] = {1, 7, 32, 33, 130};
 #define FOR_SIZES(x) for (int x##_ = 0, x = 1; x##_ < 5 && (x = sizes[x##_]); x##_++)
@@ -85,34 +153,36 @@ static void parity_fill(void) {
     }
 }
 
-static int *ids(int n, int below) { int *id = malloc((size_t)n * sizeof(int)); for (int i = 0; i < n; i++) id[i] = (int)(philox(3, 4, draws++).w[0] % (unsigned)below); return id; }
+static int random_below(int n) { return (int)(philox(3, 4, draws++).w[0] % (unsigned)n); }
+static Ints ids(int n, int below) { Ints id = ints(n); for (int i = 0; i < n; i++) id.f[i] = random_below(below); return id; }
 
 static void parity_embedding_forward(void) {
     FOR_SIZES(N) FOR_SIZES(C) {
-        int *id = ids(N, 9);
+        Ints id = ids(N, 9);
         Array *out = array((size_t)(N*C)), *weight = array((size_t)(9*C));
-        #define A(p) (out->p, weight->p, id, N, C)
+        #define A(p) (out->p, weight->p, id.p, N, C)
         CASE_K(embedding_forward, 0);
         #undef A
-        drop_arrays(), free(id);
+        drop_arrays();
     }
 }
 static void parity_embedding_backward(void) {
     FOR_SIZES(N) FOR_SIZES(C) {
-        int *id = ids(N, 9);
+        Ints id = ids(N, 9);
         Array *dweight = array((size_t)(9*C)), *dout = array((size_t)(N*C));
-        #define A(p) (dweight->p, dout->p, id, N, C)
+        #define A(p) (dweight->p, dout->p, id.p, N, C)
         CASE_K(embedding_backward, 1e-6);
-        if (N == 7 && C == 7) NAN_REACHES(embedding_backward, cpu, A(f), 1);
+        if (N == 7 && C == 7) NAN_REACHES_K(embedding_backward, 1);
         #undef A
-        drop_arrays(), free(id);
+        drop_arrays();
     }
 }
 static void parity_level_embedding(void) {
-    double level[] = {0, 0.7, 999};
-    for (int F = 2; F <= 256; F = F*3/2 + 1) {
+    for (int F = 1; F <= 256; F = F*3/2 + 1) {
+        Doubles level = doubles(3);
+        level.f[0] = 0, level.f[1] = 0.7, level.f[2] = 999;
         Array *out = array((size_t)(3*F));
-        #define A(p) (out->p, level, 3, F)
+        #define A(p) (out->p, level.p, 3, F)
         CASE_K(level_embedding, 1e-6);
         #undef A
         drop_arrays();
@@ -120,11 +190,11 @@ static void parity_level_embedding(void) {
 }
 
 static void parity_linear_forward(void) {
-    FOR_SIZES(N) FOR_SIZES(C) FOR_SIZES(OC) for (int act = LINEAR_ONLY; act <= SILU; act++) for (int form = 0; form < 3; form++) for (Precision how = FP32; how <= (form ? FP32 : BF16); how++) {
+    FOR_SIZES(N) FOR_SIZES(C) FOR_SIZES(OC) for (int act = LINEAR_ONLY; act <= SILU; act++) for (int form = 0; form < 3; form++) for (Precision how = FP32; how <= (form ? FP32 : LAST_PRECISION); how++) {
         Array *out = array((size_t)(N*OC)), *pre = array((size_t)(N*OC)), *inp = array((size_t)(N*C)), *weight = array((size_t)(OC*C)), *bias = array((size_t)OC);
         #define A(p) (out->p, form == 1 ? NULL : pre->p, inp->p, weight->p, form == 2 ? NULL : bias->p, N, C, OC, act, how)
         CASE_F(linear_forward, 2e-6);
-        if (!form && N >= 7 && N <= 33 && C <= 7 && OC <= 7) { NAN_REACHES(linear_forward, cpu, A(f), 2); NAN_REACHES(linear_forward, fast, A(f), 2); }
+        if (!form && N >= 7 && N <= 33 && C <= 7 && OC <= 7) { NAN_REACHES_F(linear_forward, 2); }
         #undef A
         drop_arrays();
     }
@@ -135,43 +205,48 @@ static void parity_linear_forward(void) {
         Array *out = array((size_t)(N*OC)), *inp = array((size_t)(N*C)), *weight = array((size_t)(OC*C)), *bias = array((size_t)OC);
         #define A(p) (out->p, NULL, inp->p, weight->p, bias->p, N, C, OC, LINEAR_ONLY, FP32)
         CASE_F(linear_forward, C > 1000 ? 4e-6 : 2e-6);       // the plain body sums in one chain, where nothing may be reordered
-        if (C <= 7 && OC <= 7) NAN_REACHES(linear_forward, fast, A(f), 1);
+        if (C <= 7 && OC <= 7) NAN_REACHES_F(linear_forward, 1);
         #undef A
         drop_arrays();
     }
     enum { N = 500, C = 1601, OC = 37 };                // more than one panel in every direction
-    for (Precision how = FP32; how <= BF16; how++) {
+    for (Precision how = FP32; how <= LAST_PRECISION; how++) {
         Array *out = array(N*OC), *pre = array(N*OC), *inp = array(N*C), *weight = array(OC*C), *bias = array(OC);
         #define A(p) (out->p, pre->p, inp->p, weight->p, bias->p, N, C, OC, GELU, how)
-        CASE_F(linear_forward, 2e-6);
+        CASE_F(linear_forward, 4e-6);                // the plain bodies sum in one chain
         #undef A
         drop_arrays();
     }
-    for (Precision how = FP32; how <= BF16; how++) {    // no rows at all: a batch in which nothing is masked
-        Array *out = array(1), *inp = array(1), *weight = array(5 * 7), *dweight = array(5 * 7);
-        linear_forward_fast(out->f, NULL, inp->f, weight->f, NULL, 0, 7, 5, LINEAR_ONLY, how);
-        linear_backward_inp_fast(inp->f, out->f, weight->f, 0, 7, 5, how);
-        linear_backward_weight_fast(dweight->f, NULL, out->f, inp->f, 0, 7, 5, how);
-        judge("linear, no rows", "fast", 0);            // the oracle's arrays were left alone: so must these
+    for (Precision how = FP32; how <= LAST_PRECISION; how++) {    // no rows at all: a batch in which nothing is masked
+        Array *out = array(1), *inp = array(1), *weight = array(5 * 7), *bias = array(5);
+        #define A(p) (out->p, NULL, inp->p, weight->p, bias->p, 0, 7, 5, LINEAR_ONLY, how)
+        CASE_F(linear_forward, 0);
+        #undef A
+        #define A(p) (inp->p, out->p, weight->p, 0, 7, 5, how)
+        CASE_F(linear_backward_inp, 0);
+        #undef A
+        #define A(p) (weight->p, bias->p, out->p, inp->p, 0, 7, 5, how)
+        CASE_F(linear_backward_weight, 0);
+        #undef A
         drop_arrays();
     }
 }
 static void parity_linear_backward_inp(void) {
-    FOR_SIZES(N) FOR_SIZES(C) FOR_SIZES(OC) for (Precision how = FP32; how <= BF16; how++) {
+    FOR_SIZES(N) FOR_SIZES(C) FOR_SIZES(OC) for (Precision how = FP32; how <= LAST_PRECISION; how++) {
         Array *dinp = array((size_t)(N*C)), *dpre = array((size_t)(N*OC)), *weight = array((size_t)(OC*C));
         #define A(p) (dinp->p, dpre->p, weight->p, N, C, OC, how)
         CASE_F(linear_backward_inp, 2e-6);
-        if (N == 7 && C <= 7 && OC == 7) { NAN_REACHES(linear_backward_inp, cpu, A(f), 1); NAN_REACHES(linear_backward_inp, fast, A(f), 1); }
+        if (N == 7 && C <= 7 && OC == 7) { NAN_REACHES_F(linear_backward_inp, 1); }
         #undef A
         drop_arrays();
     }
 }
 static void parity_linear_backward_weight(void) {
-    FOR_SIZES(N) FOR_SIZES(C) FOR_SIZES(OC) for (int bias = 0; bias < 2; bias++) for (Precision how = FP32; how <= BF16; how++) {
+    FOR_SIZES(N) FOR_SIZES(C) FOR_SIZES(OC) for (int bias = 0; bias < 2; bias++) for (Precision how = FP32; how <= LAST_PRECISION; how++) {
         Array *dweight = array((size_t)(OC*C)), *dbias = array((size_t)OC), *dpre = array((size_t)(N*OC)), *inp = array((size_t)(N*C));
         #define A(p) (dweight->p, bias ? dbias->p : NULL, dpre->p, inp->p, N, C, OC, how)
         CASE_F(linear_backward_weight, 4e-6);
-        if (N == 7 && C <= 7 && OC == 7) { NAN_REACHES(linear_backward_weight, cpu, A(f), 2); NAN_REACHES(linear_backward_weight, fast, A(f), 2); }
+        if (N == 7 && C <= 7 && OC == 7) { NAN_REACHES_F(linear_backward_weight, 2); }
         #undef A
         drop_arrays();
     }
@@ -182,7 +257,7 @@ static void parity_activation_forward(void) {
         for (size_t i = 0; i < pre->n; i++) pre->d0[i] = pre->start[i] *= 6;
         #define A(p) (out->p, pre->p, out->n, act)
         CASE_F(activation_forward, 1e-6);
-        NAN_REACHES(activation_forward, cpu, A(f), 1); NAN_REACHES(activation_forward, fast, A(f), 1);
+        NAN_REACHES_F(activation_forward, 1);
         #undef A
         drop_arrays();
     }
@@ -193,65 +268,76 @@ static void parity_activation_backward(void) {
         for (int i = 0; i < n; i++) pre->start[i] *= 12, pre->d0[i] = pre->start[i];
         #define A(p) (d->p, pre->p, (size_t)n, act)
         CASE_F(activation_backward, 2e-6);
-        if (act) { NAN_REACHES(activation_backward, cpu, A(f), 1); NAN_REACHES(activation_backward, fast, A(f), 1); }
+        if (act) { NAN_REACHES_F(activation_backward, 1); }
         #undef A
         drop_arrays();
     }
 }
 
-static int *groups(int n, int form) { int *g = ids(n, 4); for (int i = 0; i < n; i++) g[i] = g[i] - 1; if (form) return g; free(g); return NULL; }   // -1, 0, 1, 2
+static Ints groups(int n, int form) { Ints g = ids(n, 4); for (int i = 0; i < n; i++) g.f[i] = g.f[i] - 1; return form ? g : (Ints){0}; }   // -1, 0, 1, 2
 
 static void parity_norm_modulate_forward(void) {
     FOR_SIZES(N) FOR_SIZES(C) for (int form = 0; form < 3; form++) {
-        int *group = groups(N, form == 2), ld = 2*C + 3;
+        Ints group = groups(N, form == 2);
+        int ld = 2*C + 3;
         Array *out = array((size_t)(N*C)), *mean = array((size_t)N), *rstd = array((size_t)N), *x = array((size_t)(N*C)), *weight = array((size_t)C), *mod = array((size_t)(3*ld));
-        #define A(p) (out->p, mean->p, rstd->p, x->p, weight->p, form ? mod->p : NULL, form ? mod->p + C + 1 : NULL, group, 1e-3, N, C, ld)
+        set_padding(mod, ld, C, C + 1), set_padding(mod, ld, 2*C + 1, ld);
+        #define A(p) (out->p, mean->p, rstd->p, x->p, weight->p, form ? mod->p : NULL, form ? mod->p + C + 1 : NULL, group.p, 1e-3, N, C, ld)
         CASE_K(norm_modulate_forward, 2e-5);
-        if (!form && N == 7 && C == 7) { n_made--; NAN_REACHES(norm_modulate_forward, cpu, A(f), 3); n_made++; }
+        if (!form && N == 7 && C == 7) { n_made--; NAN_REACHES_K(norm_modulate_forward, 3); n_made++; }
         #undef A
-        drop_arrays(), free(group);
+        drop_arrays();
     }
 }
 static void parity_norm_modulate_backward(void) {
     FOR_SIZES(N) FOR_SIZES(C) for (int form = 0; form < 3; form++) {
-        int *group = groups(N, form == 2), ld = 2*C + 3;
+        Ints group = groups(N, form == 2);
+        int ld = 2*C + 3;
         Array *dx = array((size_t)(N*C)), *dweight = array((size_t)C), *dmod = array((size_t)(3*ld)), *dout = array((size_t)(N*C)), *x = array((size_t)(N*C)),
               *mean = array((size_t)N), *rstd = array((size_t)N), *weight = array((size_t)C), *mod = array((size_t)(3*ld));
-        #define A(p) (dx->p, dweight->p, form ? dmod->p : NULL, form ? dmod->p + C + 1 : NULL, dout->p, x->p, mean->p, rstd->p, weight->p, form ? mod->p + C + 1 : NULL, group, N, C, ld)
+        set_padding(mod, ld, C, C + 1), set_padding(mod, ld, 2*C + 1, ld);
+        if (form) set_padding(dmod, ld, C, C + 1), set_padding(dmod, ld, 2*C + 1, ld);
+        #define A(p) (dx->p, dweight->p, form ? dmod->p : NULL, form ? dmod->p + C + 1 : NULL, dout->p, x->p, mean->p, rstd->p, weight->p, form ? mod->p + C + 1 : NULL, group.p, N, C, form == 2 ? 3 : 1, ld)
         CASE_K(norm_modulate_backward, 2e-6);
-        if (!form && N == 7 && C == 7) { n_made--; NAN_REACHES(norm_modulate_backward, cpu, A(f), 3); n_made++; }
+        if (!form && N == 7 && C == 7) { n_made--; NAN_REACHES_K(norm_modulate_backward, 3); n_made++; }
         #undef A
-        drop_arrays(), free(group);
+        drop_arrays();
     }
 }
 
-static int *half_split(int HS) { int *pair = malloc((size_t)HS * sizeof(int)), half = HS/2; for (int i = 0; i < HS; i++) pair[i] = i < half ? i + half : i < 2*half ? i - half : -1; return pair; }
+static Ints half_split(int HS) { Ints pair = ints(HS); int half = HS/2; for (int i = 0; i < HS; i++) pair.f[i] = i < half ? i + half : i < 2*half ? i - half : -1; return pair; }
 
 static void parity_rope_forward(void) {
     FOR_SIZES(N) FOR_SIZES(HS) for (int heads = 1; heads <= 2; heads++) {
-        int *pair = half_split(HS), *position = ids(N, 6), ld = heads*HS + 3;
+        Ints pair = half_split(HS), position = ids(N, 6);
+        int ld = heads*HS + 3;
         Array *x = array((size_t)(N*ld)), *cosine = array((size_t)(6*HS)), *sine = array((size_t)(6*HS));
-        #define A(p) (x->p, cosine->p, sine->p, position, pair, N, ld, heads, HS)
+        set_padding(x, ld, heads*HS, ld);
+        #define A(p) (x->p, cosine->p, sine->p, position.p, pair.p, N, ld, heads, HS)
         CASE_K(rope_forward, 1e-6);
         #undef A
-        drop_arrays(), free(pair), free(position);
+        drop_arrays();
     }
 }
 static void parity_rope_backward(void) {
     FOR_SIZES(N) FOR_SIZES(HS) for (int heads = 1; heads <= 2; heads++) {
-        int *pair = half_split(HS), *position = ids(N, 6), ld = heads*HS + 3;
+        Ints pair = half_split(HS), position = ids(N, 6);
+        int ld = heads*HS + 3;
         Array *x = array((size_t)(N*ld)), *cosine = array((size_t)(6*HS)), *sine = array((size_t)(6*HS));
-        #define A(p) (x->p, cosine->p, sine->p, position, pair, N, ld, heads, HS)
+        set_padding(x, ld, heads*HS, ld);
+        #define A(p) (x->p, cosine->p, sine->p, position.p, pair.p, N, ld, heads, HS)
         CASE_K(rope_backward, 1e-6);
         #undef A
-        drop_arrays(), free(pair), free(position);
+        drop_arrays();
     }
 }
 
 // Random spans over [0, Tk): empty ones, one interval, two, runs of `block` equal rows (block diffusion); block 64: two distant intervals as
 // in block diffusion where Tq = Tk, otherwise three sequences side by side, of which each row sees its own up to itself.
-static Span *spans(int Tq, int Tk, int block) {
-    Span *s = malloc((size_t)Tq * sizeof *s);
+static Spans spans(int Tq, int Tk, int block) {
+    Spans spans;
+    spans.f = spans.d = fix((size_t)Tq * sizeof(Span), (void **)&spans.c);
+    Span *s = spans.f;
     for (int t = 0; t < Tq; t++) {
         if (block == 64 && Tq == Tk) {
             int T = 3*Tk / 4, start = t % (Tk - T + 1) / 4 * 4, end = start + 4;
@@ -259,36 +345,46 @@ static Span *spans(int Tq, int Tk, int block) {
             continue;
         }
         if (block == 64) { int i = 3*t / Tq, first = i*Tk / 3; s[t] = (Span){.lo = {first}, .hi = {min((i + 1)*Tk / 3, first + 1 + t)}}; continue; }
-        int *r = ids(4, Tk + 1), a = min(r[0], r[1]), b = r[0] + r[1] - a, c = min(r[2], r[3]), e = r[2] + r[3] - c;
+        int r0 = random_below(Tk + 1), r1 = random_below(Tk + 1), r2 = random_below(Tk + 1), r3 = random_below(Tk + 1);
+        int a = min(r0, r1), b = r0 + r1 - a, c = min(r2, r3), e = r2 + r3 - c;
         s[t] = t % block ? s[t - 1] : a == 0 && e > 2 ? (Span){.lo = {0, 0}, .hi = {0, 0}} : b <= c ? (Span){{a, c}, {b, e}} : (Span){{a, 0}, {b, 0}};
-        free(r);
     }
-    return s;
+    return spans;
 }
 static bool in_span(const Span *s, int j) { return (j >= s->lo[0] && j < s->hi[0]) || (j >= s->lo[1] && j < s->hi[1]); }
 
 // q, k, v are columns of wider rows, as in qkv and in the cache
-#define FOR_ATTENTION FOR_SIZES(Tq) FOR_SIZES(Tk) for (int HS = 1; HS <= 40; HS = HS == 1 ? 5 : HS == 5 ? 16 : HS == 16 ? 40 : 99) for (int block = 1; block <= 64; block *= 4)
+#ifdef WITH_CUDA
+static const int head_sizes[] = {5, 32, 40, 100, 130};  // the kernels are made for up to 32, 64 and 128; beyond, the plain one runs
+#else
+static const int head_sizes[] = {1, 5, 16, 40};
+#endif
+enum { HEAD_SIZES = sizeof head_sizes / sizeof *head_sizes };
+#define FOR_ATTENTION FOR_SIZES(Tq) FOR_SIZES(Tk) for (int HS_ = 0, HS = head_sizes[0]; HS_ < HEAD_SIZES && (HS = head_sizes[HS_], true); HS_++) for (int block = 1; block <= 64; block *= 4)
 enum { AB = 2, NH = 2 };
 
+#ifndef WITH_CUDA
 // |got - want| / |want| over all of an array
 static double distance(const float *got, const double *want, size_t n) {
     double diff = 0, size = 0;
     for (size_t i = 0; i < n; i++) diff += (got[i] - want[i]) * (got[i] - want[i]), size += want[i] * want[i];
     return sqrt(diff / size);
 }
+#endif
 
 // BF16: a weight near the middle between two bfloat16 numbers may go either way, so single elements are judged loosely, and the whole closely
 static const double element_tol[] = {2e-6, 8e-3};
 
 static void parity_attention_forward(void) {
-    for (Precision how = FP32; how <= BF16; how++) FOR_ATTENTION {
+    for (Precision how = FP32; how <= LAST_PRECISION; how++) FOR_ATTENTION {
         if (how == BF16 && block != 4 && block != 64) continue;
         int C = NH*HS, ldq = C + 3, ldkv = 2*C + 1;
-        Span *span = spans(Tq, Tk, block);
+        Spans span = spans(Tq, Tk, block);
         Array *out = array((size_t)(AB*Tq*C)), *lse = array((size_t)(AB*NH*Tq)), *q = array((size_t)(AB*Tq*ldq)), *kv = array((size_t)(AB*Tk*ldkv));
-        #define A(p) (out->p, lse->p, q->p, kv->p, kv->p + C, span, AB, Tq, Tk, NH, HS, ldq, ldkv, how)
+        set_padding(q, ldq, C, ldq), set_padding(kv, ldkv, 2*C, ldkv);
+        #define A(p) (out->p, lse->p, q->p, kv->p, kv->p + C, span.p, AB, Tq, Tk, NH, HS, ldq, ldkv, how)
         CASE_F(attention_forward, element_tol[how]);
+#ifndef WITH_CUDA
         if (how == BF16 && Tq == 130 && Tk == 130 && HS >= 16) {
             attention_forward_f64 A(d), attention_forward_fast A(f);
             double d = distance(out->f, out->d, out->n);
@@ -297,50 +393,52 @@ static void parity_attention_forward(void) {
             d = distance(out->f, out->d, out->n);
             CHECK(d >= 1e-3, "attention_forward_fast, bf16, does not round: %g", d);
         }
-        if (how == FP32 && HS == 5 && Tq <= 33 && Tk <= 33 && (Tq == 7 || Tk == 7)) for (int fast = 0; fast < 2; fast++) {
+#endif
+        if (how == FP32 && HS == 5 && Tq <= 33 && Tk <= 33 && (Tq == 7 || Tk == 7)) FOR_BODIES(body) {
+            const char *name = body_name[body];
             restore();
-            if (fast) attention_forward_fast A(f); else attention_forward_cpu A(f);
-            float *clean = malloc(out->n * sizeof(float));
-            memcpy(clean, out->f, out->n * sizeof(float));
+            RUN_F(attention_forward, body);
+            memcpy(out->first, out->f, out->n * sizeof(float));
             for (int j = 0; j < Tk; j++) for (int part = 0; part < 2; part++) for (int nan = 0; nan < 2; nan++) {
                 // in k, then v, of key j, another number, then NaN: reaches the rows that see it, and no other. (A NaN in v may reach other rows, but not from behind the last key that is seen.)
                 restore();
                 kv->f[(size_t)j*ldkv + part*C] = nan ? NAN : 3e4f;
-                if (fast) attention_forward_fast A(f); else attention_forward_cpu A(f);
+                RUN_F(attention_forward, body);
                 bool among = false;
-                for (int t = 0; t < Tq; t++) for (int p = 0; p < 2; p++) among = among || (span[t].hi[p] > span[t].lo[p] && span[t].hi[p] > j);
+                for (int t = 0; t < Tq; t++) for (int p = 0; p < 2; p++) among = among || (span.f[t].hi[p] > span.f[t].lo[p] && span.f[t].hi[p] > j);
                 for (int t = 0; t < Tq; t++) {
-                    bool reached = nan ? isnan(out->f[t*C]) : true, same = !memcmp(out->f + t*C, clean + t*C, (size_t)C * sizeof(float));
-                    if (in_span(span + t, j)) CHECK(reached, "attention_forward_%s: NaN in %c %d, row %d", fast ? "fast" : "cpu", "kv"[part], j, t);
-                    else if (!nan || !part || !fast || !among) CHECK(same, "attention_forward_%s: %c %d reaches row %d", fast ? "fast" : "cpu", "kv"[part], j, t);
+                    bool reached = nan ? isnan(out->f[t*C]) : true, same = !memcmp(out->f + t*C, out->first + t*C, (size_t)C * sizeof(float));
+                    if (in_span(span.f + t, j)) CHECK(reached, "attention_forward_%s: NaN in %c %d, row %d", name, "kv"[part], j, t);
+                    else if (!nan || !part || body == PLAIN || !among) CHECK(same, "attention_forward_%s: %c %d reaches row %d", name, "kv"[part], j, t);
                 }
             }
             for (int t = 0; t < Tq; t++) {                                               // NaN in q of row t: reaches that row
                 restore();
                 q->f[(size_t)t*ldq] = NAN;
-                if (fast) attention_forward_fast A(f); else attention_forward_cpu A(f);
-                bool sees = span[t].hi[0] > span[t].lo[0] || span[t].hi[1] > span[t].lo[1];
-                CHECK(isnan(out->f[t*C]) == sees, "attention_forward_%s: NaN in q, row %d", fast ? "fast" : "cpu", t);
+                RUN_F(attention_forward, body);
+                bool sees = span.f[t].hi[0] > span.f[t].lo[0] || span.f[t].hi[1] > span.f[t].lo[1];
+                CHECK(isnan(out->f[t*C]) == sees, "attention_forward_%s: NaN in q, row %d", name, t);
             }
-            free(clean);
             restore();
         }
         #undef A
-        drop_arrays(), free(span);
+        drop_arrays();
     }
 }
 static void parity_attention_backward(void) {
-    for (Precision how = FP32; how <= BF16; how++) FOR_ATTENTION {
+    for (Precision how = FP32; how <= LAST_PRECISION; how++) FOR_ATTENTION {
         if (how == BF16 && block != 4 && block != 64) continue;
         int C = NH*HS, ldq = C + 3, ldkv = 2*C + 1;
-        Span *span = spans(Tq, Tk, block);
+        Spans span = spans(Tq, Tk, block);
         Array *dq = array((size_t)(AB*Tq*ldq)), *dkv = array((size_t)(AB*Tk*ldkv)), *dout = array((size_t)(AB*Tq*C)), *out = array((size_t)(AB*Tq*C)), *lse = array((size_t)(AB*NH*Tq)),
               *q = array((size_t)(AB*Tq*ldq)), *kv = array((size_t)(AB*Tk*ldkv));
-        attention_forward_f64(out->d0, lse->d0, q->d, kv->d, kv->d + C, span, AB, Tq, Tk, NH, HS, ldq, ldkv, FP32);
+        attention_forward_f64(out->d0, lse->d0, q->d, kv->d, kv->d + C, span.d, AB, Tq, Tk, NH, HS, ldq, ldkv, FP32);
         for (size_t i = 0; i < out->n; i++) out->d0[i] = out->start[i] = (float)out->d0[i];
         for (size_t i = 0; i < lse->n; i++) lse->d0[i] = lse->start[i] = (float)lse->d0[i];
-        #define A(p) (dq->p, dkv->p, dkv->p + C, dout->p, out->p, lse->p, q->p, kv->p, kv->p + C, span, AB, Tq, Tk, NH, HS, ldq, ldkv, how)
+        set_padding(dq, ldq, C, ldq), set_padding(q, ldq, C, ldq), set_padding(dkv, ldkv, 2*C, ldkv), set_padding(kv, ldkv, 2*C, ldkv);
+        #define A(p) (dq->p, dkv->p, dkv->p + C, dout->p, out->p, lse->p, q->p, kv->p, kv->p + C, span.p, AB, Tq, Tk, NH, HS, ldq, ldkv, how)
         CASE_F(attention_backward, 2 * element_tol[how]);
+#ifndef WITH_CUDA
         if (how == BF16 && Tq == 130 && Tk == 130 && HS >= 16) {
             Array *grad[] = {dq, dkv};
             for (int i = 0; i < 2; i++) {
@@ -355,45 +453,52 @@ static void parity_attention_backward(void) {
                 CHECK(d >= 1e-3, "attention_backward_fast, bf16, does not round: %g", d);
             }
         }
-        if (Tq == 7 && Tk == 33 && HS == 5) for (int fast = 0; fast < 2; fast++)
+#endif
+        if (Tq == 7 && Tk == 33 && HS == 5) FOR_BODIES(body)
             for (int j = 0; j < Tk; j++) for (int part = 0; part < 2; part++) {          // NaN in k, then v, of key j: reaches dq of the rows that see it
+                const char *name = body_name[body];
                 restore();
-                if (fast) attention_backward_fast A(f); else attention_backward_cpu A(f);
+                RUN_F(attention_backward, body);
                 float clean[7];
                 for (int t = 0; t < Tq; t++) clean[t] = dq->f[t*ldq];
                 restore();
                 kv->f[(size_t)j*ldkv + part*C] = NAN;
-                if (fast) attention_backward_fast A(f); else attention_backward_cpu A(f);
+                RUN_F(attention_backward, body);
                 for (int t = 0; t < Tq; t++)
-                    if (in_span(span + t, j)) CHECK(isnan(dq->f[t*ldq]), "attention_backward_%s: NaN in %c %d, row %d", fast ? "fast" : "cpu", "kv"[part], j, t);
+                    if (in_span(span.f + t, j)) CHECK(isnan(dq->f[t*ldq]), "attention_backward_%s: NaN in %c %d, row %d", name, "kv"[part], j, t);
                 restore();
                 kv->f[(size_t)j*ldkv + part*C] = 3e4f;                                   // another number: and no other row
-                if (fast) attention_backward_fast A(f); else attention_backward_cpu A(f);
+                RUN_F(attention_backward, body);
                 for (int t = 0; t < Tq; t++)
-                    if (!in_span(span + t, j)) CHECK(dq->f[t*ldq] == clean[t], "attention_backward_%s: %c %d reaches row %d", fast ? "fast" : "cpu", "kv"[part], j, t);
+                    if (!in_span(span.f + t, j)) CHECK(dq->f[t*ldq] == clean[t], "attention_backward_%s: %c %d reaches row %d", name, "kv"[part], j, t);
             }
         #undef A
-        drop_arrays(), free(span);
+        drop_arrays();
     }
 }
 
 static void parity_gated_residual_forward(void) {
     FOR_SIZES(N) FOR_SIZES(C) for (int form = 0; form < 3; form++) {
-        int *group = groups(N, form == 2), ld = C + 3;
+        Ints group = groups(N, form == 2);
+        int ld = C + 3;
         Dropout drop = {form == 1 ? 0.3 : 0, 5, 6};
         Array *out = array((size_t)(N*C)), *x = array((size_t)(N*C)), *branch = array((size_t)(N*C)), *mod = array((size_t)(3*ld));
-        #define A(p) (out->p, x->p, branch->p, form ? mod->p + 1 : NULL, group, drop, N, C, ld)
+        set_padding(mod, ld, 0, 1), set_padding(mod, ld, C + 1, ld);
+        #define A(p) (out->p, x->p, branch->p, form ? mod->p + 1 : NULL, group.p, drop, N, C, ld)
         CASE_K(gated_residual_forward, 1e-6);
-        if (!form && N == 7 && C == 7) { n_made--; NAN_REACHES(gated_residual_forward, cpu, A(f), 1); n_made++; }
+        if (!form && N == 7 && C == 7) { n_made--; NAN_REACHES_K(gated_residual_forward, 1); n_made++; }
         #undef A
-        drop_arrays(), free(group);
+        drop_arrays();
     }
     // what is dropped, and how much: the share p within five standard deviations, the rest scaled by 1/(1-p)
     enum { N = 100, C = 130 };
     Dropout drop = {0.3, 5, 6};
     Array *out = array(N*C), *x = array(N*C), *branch = array(N*C);
-    for (int i = 0; i < N*C; i++) x->f[i] = 0, branch->f[i] = 1;
-    gated_residual_forward_cpu(out->f, x->f, branch->f, NULL, NULL, drop, N, C, 0);
+    for (int i = 0; i < N*C; i++) x->start[i] = 0, branch->start[i] = 1;
+    restore_floats();
+    #define A(p) (out->p, x->p, branch->p, NULL, NULL, drop, N, C, 0)
+    RUN_K(gated_residual_forward);
+    #undef A
     int dropped = 0;
     for (int i = 0; i < N*C; i++) { dropped += out->f[i] == 0; if (out->f[i] != 0) CHECK_CLOSE("kept", out->f[i], 1 / 0.7, 1e-6); }
     CHECK_CLOSE("share dropped", dropped / (double)(N*C), 0.3, 5 * sqrt(0.3 * 0.7 / (N*C)));
@@ -401,46 +506,50 @@ static void parity_gated_residual_forward(void) {
 }
 static void parity_gated_residual_backward(void) {
     FOR_SIZES(N) FOR_SIZES(C) for (int form = 0; form < 3; form++) {
-        int *group = groups(N, form == 2), ld = C + 3;
+        Ints group = groups(N, form == 2);
+        int ld = C + 3;
         Dropout drop = {form == 1 ? 0.3 : 0, 5, 6};
         Array *dx = array((size_t)(N*C)), *dbranch = array((size_t)(N*C)), *dmod = array((size_t)(3*ld)), *dout = array((size_t)(N*C)), *branch = array((size_t)(N*C)), *mod = array((size_t)(3*ld));
-        #define A(p) (dx->p, dbranch->p, form ? dmod->p + 1 : NULL, dout->p, branch->p, form ? mod->p + 1 : NULL, group, drop, N, C, ld)
+        set_padding(mod, ld, 0, 1), set_padding(mod, ld, C + 1, ld);
+        if (form) set_padding(dmod, ld, 0, 1), set_padding(dmod, ld, C + 1, ld);
+        #define A(p) (dx->p, dbranch->p, form ? dmod->p + 1 : NULL, dout->p, branch->p, form ? mod->p + 1 : NULL, group.p, drop, N, C, form == 2 ? 3 : 1, ld)
         CASE_K(gated_residual_backward, 2e-6);
         #undef A
-        drop_arrays(), free(group);
+        drop_arrays();
     }
 }
 
-static int *distinct(int n, int of) {                   // n different rows of `of`, shuffled
-    int *row = malloc((size_t)of * sizeof(int));
-    for (int i = 0; i < of; i++) row[i] = i;
-    for (int i = 0; i < n; i++) { int j = i + (int)(philox(3, 4, draws++).w[0] % (unsigned)(of - i)), x = row[i]; row[i] = row[j], row[j] = x; }
+static Ints distinct(int n, int of) {                   // n different rows of `of`, shuffled
+    Ints row = ints(of);
+    for (int i = 0; i < of; i++) row.f[i] = i;
+    for (int i = 0; i < n; i++) { int j = i + random_below(of - i), x = row.f[i]; row.f[i] = row.f[j], row.f[j] = x; }
     return row;
 }
 static void parity_gather_rows_forward(void) {
     FOR_SIZES(N) FOR_SIZES(C) {
-        int *row = distinct(N, N + 5);
+        Ints row = distinct(N, N + 5);
         Array *out = array((size_t)(N*C)), *inp = array((size_t)((N + 5)*C));
-        #define A(p) (out->p, inp->p, row, N, C)
+        #define A(p) (out->p, inp->p, row.p, N, C)
         CASE_K(gather_rows_forward, 0);
         #undef A
-        drop_arrays(), free(row);
+        drop_arrays();
     }
 }
 static void parity_gather_rows_backward(void) {
     FOR_SIZES(N) FOR_SIZES(C) {
-        int *row = distinct(N, N + 5);
+        Ints row = distinct(N, N + 5);
         Array *dinp = array((size_t)((N + 5)*C)), *dout = array((size_t)(N*C));
-        #define A(p) (dinp->p, dout->p, row, N, C)
+        #define A(p) (dinp->p, dout->p, row.p, N, C)
         CASE_K(gather_rows_backward, 1e-6);
         #undef A
-        drop_arrays(), free(row);
+        drop_arrays();
     }
 }
 static void parity_store_rows(void) {
     FOR_SIZES(T) FOR_SIZES(C) {
         int W = T + 3, ld = C + 2;
         Array *out = array((size_t)(2*W*C)), *inp = array((size_t)(2*T*ld));
+        set_padding(inp, ld, C, ld);
         #define A(p) (out->p, inp->p, 2, T, W, C, ld)
         CASE_K(store_rows, 0);
         #undef A
@@ -450,140 +559,177 @@ static void parity_store_rows(void) {
 
 static void parity_cross_entropy_forward(void) {
     FOR_SIZES(N) FOR_SIZES(V) for (int excluded = -1; excluded < (V > 2 ? 2 : 0); excluded++) {
-        int *target = ids(N, V);
-        double *weight = malloc((size_t)N * sizeof(double));
-        for (int i = 0; i < N; i++) { weight[i] = i % 3 ? 0.5 + i : 0; if (target[i] == excluded) target[i] = 2; }
+        Ints target = ids(N, V);
+        Doubles weight = doubles(N);
+        for (int i = 0; i < N; i++) { weight.f[i] = i % 3 ? 0.5 + i : 0; if (target.f[i] == excluded) target.f[i] = 2; }
         Array *loss = array(1), *row_loss = array((size_t)N), *lse = array((size_t)N), *logits = array((size_t)(N*V));
-        #define A(p) (loss->p, row_loss->p, lse->p, logits->p, target, weight, 0.01, excluded, N, V)
+        #define A(p) (loss->p, row_loss->p, lse->p, logits->p, target.p, weight.p, 0.01, excluded, N, V)
         CASE_F(cross_entropy_forward, 1e-6);
-        if (N == 7) for (int i = 0; i < N*V; i++) for (int fast = 0; fast < 2; fast++) {   // read: all but rows of weight 0 and the excluded entry
+        if (N == 7) for (int i = 0; i < N*V; i++) FOR_BODIES(body) {   // read: all but rows of weight 0 and the excluded entry
             restore();
             logits->f[i] = NAN;
-            if (fast) cross_entropy_forward_fast A(f); else cross_entropy_forward_cpu A(f);
-            CHECK(isnan(*loss->f) == (weight[i / V] != 0 && i % V != excluded), "cross_entropy_forward_%s: NaN at %d", fast ? "fast" : "cpu", i);
+            RUN_F(cross_entropy_forward, body);
+            CHECK(isnan(*loss->f) == (weight.f[i / V] != 0 && i % V != excluded), "cross_entropy_forward_%s: NaN at %d", body_name[body], i);
         }
         #undef A
-        drop_arrays(), free(target), free(weight);
+        drop_arrays();
     }
 }
 static void parity_cross_entropy_backward(void) {
     FOR_SIZES(N) FOR_SIZES(V) for (int excluded = -1; excluded < (V > 2 ? 2 : 0); excluded++) {
-        int *target = ids(N, V);
-        double *weight = malloc((size_t)N * sizeof(double));
-        for (int i = 0; i < N; i++) weight[i] = i % 3 ? 0.5 + i : 0;
+        Ints target = ids(N, V);
+        Doubles weight = doubles(N);
+        for (int i = 0; i < N; i++) weight.f[i] = i % 3 ? 0.5 + i : 0;
         Array *logits = array((size_t)(N*V)), *dloss = array(1), *lse = array((size_t)N);
-        #define A(p) (logits->p, dloss->p, lse->p, target, weight, 0.01, excluded, N, V)
+        #define A(p) (logits->p, dloss->p, lse->p, target.p, weight.p, 0.01, excluded, N, V)
         CASE_F(cross_entropy_backward, 1e-6);
-        if (excluded < 0 && N == 7 && V == 7) { weight[0] = weight[3] = weight[6] = 1; NAN_REACHES(cross_entropy_backward, cpu, A(f), 1); NAN_REACHES(cross_entropy_backward, fast, A(f), 1); }
+        if (excluded < 0 && N == 7 && V == 7) { weight.f[0] = weight.f[3] = weight.f[6] = 1; NAN_REACHES_F(cross_entropy_backward, 1); }
         #undef A
-        drop_arrays(), free(target), free(weight);
+        drop_arrays();
     }
 }
 
 // p is double in both precisions. Logits: all different; few values, so many ties; all equal. -inf is a logit of probability 0
 static void parity_softmax_nucleus(void) {
     static const double tops[] = {0, 0.3 + 1e-9, 0.9 + 1e-9, 1};        // no running total lies on one of them
-    FOR_SIZES(N) FOR_SIZES(V) for (int excluded = -1; excluded < (V > 2 ? 2 : 0); excluded++) for (int form = 0; form < 3; form++) for (int t = 0; t < 4; t++) {
-        size_t n = (size_t)(N*V);
-        double *want = malloc(n * sizeof(double)), *whole = malloc((n + 2*GUARD) * sizeof(double)), *p = whole + GUARD, mark = -7;
-        Array *logits = array(n);
-        for (size_t i = 0; i < n; i++) {
+    FOR_SIZES(N) for (int V_ = 0, V = 1; V_ < 6 && (V = V_ < 5 ? sizes[V_] : 700, true); V_++)
+    for (int excluded = -1; excluded < (V > 2 ? 2 : 0); excluded++) for (int form = 0; form < 3; form++) for (int t = 0; t < 4; t++) {
+        if (N > 7 && V == 700) continue;
+        if (ORDERS > 1 && (N > 7 ? N > 32 || V != 33 || form != 1 : V == 32 || V == 130 || excluded == 1)) continue;      // an emulated device takes its time
+        int n = N*V;
+        Doubles p = doubles(n + 2*GUARD);
+        double *want = malloc((size_t)n * sizeof(double)), *first = malloc((size_t)n * sizeof(double)), mark = -7;
+        Array *logits = array((size_t)n);
+        for (int i = 0; i < n; i++) {
             float x = form == 0 ? 6 * logits->f[i] : form == 1 ? floorf(4 * logits->f[i]) : 1;
             if (form == 1 && i % 5 == 3 && V > 2) x = -INFINITY;
             logits->d[i] = logits->d0[i] = logits->start[i] = x;
         }
+        #define A(q) (p.q + GUARD, logits->q, tops[t], excluded, N, V)
         restore();
-        for (size_t i = 0; i < n + 2*GUARD; i++) whole[i] = mark;
-        softmax_nucleus_f64(want, logits->d, tops[t], excluded, N, V), softmax_nucleus_cpu(p, logits->f, tops[t], excluded, N, V);
-        judge("softmax_nucleus", "cpu", 0);
-        for (int i = 0; i < GUARD; i++) CHECK(whole[i] == mark && p[n + (size_t)i] == mark, "softmax_nucleus_cpu writes outside of p");
+        softmax_nucleus_f64 A(d);
+        memcpy(want, p.f + GUARD, (size_t)n * sizeof(double));
+        for (int order = 0; order < ORDERS; order++) {
+            for (int i = 0; i < n + 2*GUARD; i++) p.f[i] = mark;
+            cuda_emu_order(order);
+            RUN_K(softmax_nucleus), fixed_from_device(p.f);
+            judge("softmax_nucleus", body_name[0], order, 0);
+            for (int i = 0; i < GUARD; i++) CHECK(p.f[i] == mark && p.f[GUARD + n + i] == mark, "softmax_nucleus_%s writes outside of p", body_name[0]);
+            if (order == 0) memcpy(first, p.f + GUARD, (size_t)n * sizeof(double));
+            else CHECK(!memcmp(first, p.f + GUARD, (size_t)n * sizeof(double)), "softmax_nucleus_%s: other bits in order %d", body_name[0], order);
+        }
+        cuda_emu_order(0);
         for (int i = 0; i < N; i++) {
-            const double *p_i = p + (size_t)i*(size_t)V, *want_i = want + (size_t)i*(size_t)V;
+            const double *p_i = p.f + GUARD + i*V, *want_i = want + i*V;
             double sum = 0, worst = 0;
             int kept = 0, others = 0, impossible = 0;
             for (int v = 0; v < V; v++) {
                 double diff = fabs(p_i[v] - want_i[v]);
                 worst = diff <= worst ? worst : diff;
                 sum += p_i[v], kept += p_i[v] > 0, others += (p_i[v] > 0) != (want_i[v] > 0);
-                impossible += p_i[v] != 0 && (v == excluded || logits->f[(size_t)i*(size_t)V + (size_t)v] == -INFINITY);
+                impossible += p_i[v] != 0 && (v == excluded || logits->f[i*V + v] == -INFINITY);
             }
-            CHECK(worst <= 1e-12 && others == 0 && impossible == 0, "softmax_nucleus_cpu: %g; %d tokens are in or out otherwise, %d impossible ones are in", worst, others, impossible);
-            CHECK(fabs(sum - 1) <= 1e-12 && (t > 0 || kept == 1), "softmax_nucleus_cpu: %d tokens of total %g", kept, sum);
-            int may = V - (excluded >= 0), first = (int)(tops[t] * may);
-            if (form == 2) CHECK(kept == (first > 1 ? first : 1) && p_i[excluded == 0] > 0, "softmax_nucleus_cpu: %d of %d equal ones", kept, may);
+            CHECK(worst <= 1e-12 && others == 0 && impossible == 0, "softmax_nucleus_%s: %g; %d tokens are in or out otherwise, %d impossible ones are in", body_name[0], worst, others, impossible);
+            CHECK(fabs(sum - 1) <= 1e-12 && (t > 0 || kept == 1), "softmax_nucleus_%s: %d tokens of total %g", body_name[0], kept, sum);
+            int may = V - (excluded >= 0), least = (int)(tops[t] * may);
+            if (form == 2) CHECK(kept == (least > 1 ? least : 1) && p_i[excluded == 0] > 0, "softmax_nucleus_%s: %d of %d equal ones", body_name[0], kept, may);
         }
-        for (size_t i = 0; N == 7 && i < n; i += 1 + n/40) {           // a NaN: all of its row, and no other; not at the excluded entry
+        for (int i = 0; N == 7 && (ORDERS == 1 || (form == 0 && excluded == 0)) && i < n; i += 1 + n/40) {   // a NaN: all of its row, and no other; not at the excluded entry
             restore();
             logits->f[i] = NAN;
-            softmax_nucleus_cpu(p, logits->f, tops[t], excluded, N, V);
-            bool reaches = (int)i % V != excluded, right = true;
-            for (size_t j = 0; j < n; j++) right = right && (reaches && j / (size_t)V == i / (size_t)V ? isnan(p[j]) : fabs(p[j] - want[j]) <= 1e-12);
-            CHECK(right, "softmax_nucleus_cpu: NaN at %zu", i);
+            RUN_K(softmax_nucleus), fixed_from_device(p.f);
+            bool reaches = i % V != excluded, right = true;
+            for (int j = 0; j < n; j++) right = right && (reaches && j / V == i / V ? isnan(p.f[GUARD + j]) : fabs(p.f[GUARD + j] - want[j]) <= 1e-12);
+            CHECK(right, "softmax_nucleus_%s: NaN at %d", body_name[0], i);
         }
-        drop_arrays(), free(want), free(whole);
+        #undef A
+        drop_arrays(), free(want), free(first);
     }
 }
 // p in steps of 2^-20, so that sums are exact in any order, and u also on their edges
 static void parity_categorical(void) {
-    FOR_SIZES(N) FOR_SIZES(V) for (int form = 0; form < 3; form++) {   // some impossible; one certain; a total below 1, the last impossible
-        size_t n = (size_t)(N*V);
-        double *p = malloc(n * sizeof(double)), *u = malloc((size_t)N * sizeof(double)), unit = 0x1p-20;
-        int *drawn = malloc((size_t)(N + 2) * sizeof(int)), *want = malloc((size_t)N * sizeof(int)), *right = malloc((size_t)N * sizeof(int));
+    FOR_SIZES(N) for (int V_ = 0, V = 1; V_ < 6 && (V = V_ < 5 ? sizes[V_] : 700, true); V_++) for (int form = 0; form < 3; form++) {   // some impossible; one certain; a total below 1, the last impossible
+        int n = N*V;
+        Doubles p = doubles(n), u = doubles(N);
+        Ints drawn = ints(N + 2);
+        double unit = 0x1p-20;
+        int *right = malloc((size_t)N * sizeof(int));
         for (int i = 0; i < N; i++) {
-            double *p_i = p + (size_t)i*(size_t)V;
-            int left = 1 << 20, sum = 0, last = 0, certain = (int)(philox(3, 4, draws++).w[0] % (unsigned)V);
+            double *p_i = p.f + i*V;
+            int left = 1 << 20, sum = 0, last = 0, certain = random_below(V);
             for (int v = 0; v < V; v++) {
-                int share = form == 1 ? (v == certain) << 20 : v == V - 1 && form == 0 ? left : (int)(philox(3, 4, draws++).w[0] % (unsigned)(1 + (left < 40000 ? left : 40000)));
+                int share = form == 1 ? (v == certain) << 20 : v == V - 1 && form == 0 ? left : random_below(1 + (left < 40000 ? left : 40000));
                 if ((form == 0 && v % 3 == 1 && v < V - 1) || (form == 2 && v && v == V - 1)) share = 0;
                 p_i[v] = share * unit, left -= share;
             }
             unsigned x = philox(3, 4, draws++).w[0] >> 12;              // on an edge or just below one
-            u[i] = i % 3 == 0 ? x * unit : i % 3 == 1 ? (x + 1) * unit - 0x1p-53 : i % 2 ? 0 : 1 - 0x1p-53;
-            if (i % 5 == 4) for (int v = 0; v <= certain; v++) u[i] = v ? u[i] + p_i[v] : p_i[v];
-            if (u[i] >= 1) u[i] = 0.5;
+            u.f[i] = i % 3 == 0 ? x * unit : i % 3 == 1 ? (x + 1) * unit - 0x1p-53 : i % 2 ? 0 : 1 - 0x1p-53;
+            if (i % 5 == 4) for (int v = 0; v <= certain; v++) u.f[i] = v ? u.f[i] + p_i[v] : p_i[v];
+            if (u.f[i] >= 1) u.f[i] = 0.5;
             right[i] = -1;
             for (int v = 0; v < V; v++) {
                 sum += (int)(p_i[v] / unit);
                 if (p_i[v] > 0) last = v;
-                if (right[i] < 0 && u[i] < sum * unit) right[i] = v;
+                if (right[i] < 0 && u.f[i] < sum * unit) right[i] = v;
             }
             if (right[i] < 0) right[i] = last;
         }
-        drawn[0] = drawn[N + 1] = -7;
-        categorical_f64(want, p, u, N, V), categorical_cpu(drawn + 1, p, u, N, V);
-        CHECK(drawn[0] == -7 && drawn[N + 1] == -7, "categorical_cpu writes outside of drawn");
-        for (int i = 0; i < N; i++) CHECK(drawn[i + 1] == right[i] && want[i] == right[i], "categorical_cpu: %d, not %d, at %g", drawn[i + 1], right[i], u[i]);
-        for (size_t i = 0; i < n; i++) p[i] = NAN;                     // no number is right, but it must be one of the ids
-        categorical_cpu(drawn + 1, p, u, N, V);
-        for (int i = 0; i < N; i++) CHECK(drawn[i + 1] >= 0 && drawn[i + 1] < V, "categorical_cpu: %d of NaN", drawn[i + 1]);
-        free(p), free(u), free(drawn), free(want), free(right);
+        #define A(q) (drawn.q + 1, p.q, u.q, N, V)
+        categorical_f64 A(d);
+        for (int i = 0; i < N; i++) CHECK(drawn.f[i + 1] == right[i], "categorical_f64: %d, not %d, at %g", drawn.f[i + 1], right[i], u.f[i]);
+        for (int order = 0; order < ORDERS; order++) {
+            for (int i = 0; i < N + 2; i++) drawn.f[i] = -7;
+            cuda_emu_order(order);
+            RUN_K(categorical), fixed_from_device(drawn.f);
+            CHECK(drawn.f[0] == -7 && drawn.f[N + 1] == -7, "categorical_%s writes outside of drawn", body_name[0]);
+            for (int i = 0; i < N; i++) CHECK(drawn.f[i + 1] == right[i], "categorical_%s: %d, not %d, at %g", body_name[0], drawn.f[i + 1], right[i], u.f[i]);
+        }
+        cuda_emu_order(0);
+        for (int i = 0; i < n; i++) p.f[i] = NAN;                      // no number is right, but it must be one of the ids
+        RUN_K(categorical), fixed_from_device(drawn.f);
+        for (int i = 0; i < N; i++) CHECK(drawn.f[i + 1] >= 0 && drawn.f[i + 1] < V, "categorical_%s: %d of NaN", body_name[0], drawn.f[i + 1]);
+        #undef A
+        drop_arrays(), free(right);
     }
 }
 
 static void parity_sum_squares(void) {
-    for (int n = 1; n <= 5000; n = n*7 + 1) {
+    for (int n = 1; n <= 70000; n = n*7 + 1) {
         Array *x = array((size_t)n);
-        double a, b;
-        sum_squares_f64(&a, x->d, (size_t)n), sum_squares_cpu(&b, x->f, (size_t)n);
-        CHECK_CLOSE("sum_squares", b, a, 1e-12 * a);
-        for (int i = 0; i < n; i += 1 + n/20) { float old = x->f[i]; x->f[i] = NAN; sum_squares_cpu(&b, x->f, (size_t)n); x->f[i] = old; CHECK(isnan(b), "sum_squares: NaN at %d", i); }
+        Doubles out = doubles(1);
+        double want;
+        sum_squares_f64(&want, x->d, (size_t)n);
+        #define A(p) (out.p, x->p, (size_t)n)
+        for (int order = 0; order < ORDERS; order++) {
+            static double first;
+            cuda_emu_order(order);
+            RUN_K(sum_squares), fixed_from_device(out.f);
+            double got = *out.f;
+            CHECK_CLOSE("sum_squares", got, want, 1e-12 * want);
+            if (order == 0) first = got; else CHECK(!memcmp(&first, &got, sizeof got), "sum_squares: other bits in order %d", order);
+        }
+        cuda_emu_order(0);
+        for (int i = 0; i < n; i += 1 + n/20) { restore(); x->f[i] = NAN; RUN_K(sum_squares), fixed_from_device(out.f); CHECK(isnan(*out.f), "sum_squares: NaN at %d", i); }
+        #undef A
         drop_arrays();
     }
 }
 static void parity_adamw(void) {
     FOR_SIZES(n) for (int first = 0; first < 2; first++) {
-        double norm2 = 4;
+        Doubles norm2 = doubles(1);
+        *norm2.f = 4;
         AdamW a = {0.1, 0.9, 0.99, 1e-8, 0.1, first ? 1 : 0, 0.5, first ? 1 : 7};
         Array *param = array((size_t)n), *m = array((size_t)n), *v = array((size_t)n), *ema = array((size_t)n), *grad = array((size_t)n);
         for (int i = 0; i < n; i++) v->start[i] = fabsf(v->start[i]), v->d0[i] = v->start[i];
-        #define A(p) (param->p, m->p, v->p, ema->p, grad->p, &norm2, (size_t)n, a)
+        #define A(p) (param->p, m->p, v->p, ema->p, grad->p, norm2.p, (size_t)n, a)
         CASE_K(adamw, 2e-6);
-        if (n == 33) NAN_REACHES(adamw, cpu, A(f), 4);
+        if (n == 33) NAN_REACHES_K(adamw, 4);
         #undef A
         drop_arrays();
     }
 }
 
+#ifndef WITH_CUDA
 // vexp: relative error <= 2e-7 over the whole range, the ends, NaN
 static void test_vexp(void) {
     double worst = 0;
@@ -598,15 +744,27 @@ static void test_vexp(void) {
     CHECK(low[0] == 0 && minus[0] == 0 && isnan(nan[0]) && isnan(nan[VW - 1]), "vexp at the ends: %g %g %g", low[0], minus[0], nan[0]);
 }
 
+#else
+static void failed(const char *line) { printf("%s\n", line); exit(1); }
+#endif
+
 #define LOAD(name, params, args) *(void **)&name##_f64 = dlsym(oracle, #name "_cpu");
-#define RUN(name, params, args) { int before = checks_passed + checks_failed; parity_##name(); CHECK(checks_passed + checks_failed > before, "parity_" #name " checks nothing"); }
+#define RUN(name, params, args) if (argc < 3 || !strcmp(argv[2], #name)) { int before = checks_passed + checks_failed; parity_##name(); CHECK(checks_passed + checks_failed > before, "parity_" #name " checks nothing"); }
+// parity ORACLE.so [KERNEL]
 int main(int argc, char **argv) {
     void *oracle = dlopen(argc > 1 ? argv[1] : "build/cpu64.so", RTLD_NOW | RTLD_LOCAL);
     if (!oracle) { puts(dlerror()); return 1; }
     uint32_t bits = 0x7FC0BEEF;                          // a NaN that no arithmetic makes
     memcpy(&sentinel, &bits, 4);
+#ifdef WITH_CUDA
+    char device[256];
+    cuda_open(failed, device, sizeof device);
+    printf("%s\n", device);
+#endif
     KERNELS(LOAD, LOAD)
     KERNELS(RUN, RUN)
+#ifndef WITH_CUDA
     test_vexp();
+#endif
     return finish("parity");
 }

@@ -1,0 +1,28 @@
+#!/bin/sh
+# tests/cuda.sh: what the emulated device is asked in `make test`, asked of a real one. Without nvcc or a GPU there is nothing to test, and the last line says 0 failed.
+set -u
+build=${BUILD:-build} passed=0 failed=0
+[ -n "${NVCC:-}" ] || { echo "skipped: no nvcc"; echo "0 passed, 0 failed"; exit 0; }
+nvidia-smi -L 2>/dev/null || { echo "skipped: no GPU"; echo "0 passed, 0 failed"; exit 0; }
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+part() {
+    "$@" >"$scratch/out" 2>&1
+    status=$?
+    p=$(tail -n 1 "$scratch/out" | sed -n 's/.*\b\([0-9][0-9]*\) passed, [0-9][0-9]* failed$/\1/p') f=$(tail -n 1 "$scratch/out" | sed -n 's/.*[0-9] passed, \([0-9][0-9]*\) failed$/\1/p')
+    if [ -z "$p" ] || { [ "$f" = 0 ] && [ $status -ne 0 ]; }; then tail -n 5 "$scratch/out"; p=${p:-0} f=$((${f:-0} + 1)); fi
+    [ "$f" = 0 ] || grep -a FAIL "$scratch/out" | head -n 20
+    passed=$((passed + p)) failed=$((failed + f))
+    printf '%8d passed %4d failed   %.60s\n' "$p" "$f" "$*"
+}
+part $build/parity_cuda $build/cpu64.so
+part ./bd3lm check --device cuda $(sh tests/supported.sh "${GOLDEN:-tests/golden/bd3lm}")
+part sh tests/device.sh ./bd3lm "$scratch/device"
+if command -v compute-sanitizer >/dev/null; then         # memory, races, uninitialised reads: a small training and a few kernels
+    small="--data README.md --vocab 30 --layers 2 --width 24 --heads 3 --length 24 --batch 2 --steps 2 --device cuda --force"
+    for tool in memcheck racecheck initcheck; do
+        part sh -c "compute-sanitizer --tool $tool --error-exitcode 1 ./bd3lm train $small --out $scratch/$tool >/dev/null 2>&1 && compute-sanitizer --tool $tool --error-exitcode 1 ./bd3lm sample --device cuda --out $scratch/$tool --chars 8 >/dev/null 2>&1 && echo '1 passed, 0 failed'"
+    done
+fi
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ]
