@@ -86,8 +86,8 @@ static Option options[] = {
     {"resume",   FLAG, &opt.resume,    0, 1, " train ", "go on from the checkpoint in --out; steps, data (its place), save-every, threads, naive may change", false, false},
     {"force",    FLAG, &opt.force,     0, 1, " train ", "overwrite the checkpoint in --out", false, false},
     {"threads",  INT,  &opt.threads,   0, 4096, " train eval sample check ", "threads; 0: one for each core", false, false},
-    {"device",   TEXT, &opt.device,    0, 0, " train eval sample check ", "cpu", false, false},
-    {"precision",TEXT, &opt.precision, 0, 0, " train eval sample ", "products in fp32 or bf16; auto: bf16 where the processor has a matrix unit", false, false},
+    {"device",   TEXT, &opt.device,    0, 0, " train eval sample check ", "cpu, or cuda: one NVIDIA GPU", false, false},
+    {"precision",TEXT, &opt.precision, 0, 0, " train eval sample ", "products in fp32 or bf16; auto: bf16 where the processor has a matrix unit; cuda knows fp32 only", false, false},
     {"naive",    FLAG, &opt.naive,     0, 1, " train eval sample check ", "plain kernels only", false, false},
     {0},
 };
@@ -105,7 +105,6 @@ static bool is_text8(void) {
 }
 
 static void set_up(void) {
-    if (strcmp(opt.device, "cpu")) die("--device %s: this build knows cpu only", opt.device);
 #ifdef _OPENMP
     if (opt.threads) omp_set_num_threads(opt.threads);
     if (opt.threads > omp_get_num_procs()) fprintf(stderr, "bd3lm: --threads %d are more than the %d cores: slower than one for each\n", opt.threads, omp_get_num_procs());
@@ -117,8 +116,10 @@ static void set_up(void) {
     precision = bf16 ? BF16 : FP32;
 #if !REAL_IS_DOUBLE
     naive = opt.naive;
-    if (choose && !naive && has_matrix_unit()) precision = BF16;
+    if (choose && !naive && has_matrix_unit() && strcmp(opt.device, "cuda")) precision = BF16;
 #endif
+    device_select(opt.device);
+    if (bf16 && device == CUDA) die("--precision bf16: not with --device cuda yet, tensor cores are not used (fp32 or auto)");
     opt.precision = precision == BF16 ? "bf16" : "fp32";           // what the configuration then shows
     if (!*opt.out) die("--out '': the name of a directory is needed");
     setvbuf(stdout, NULL, _IOLBF, 1 << 16);
@@ -298,7 +299,11 @@ static Net net_create(NetConfig c, bool training, uint64_t seed, int P, int cach
     params_create(ps, training, seed);
     net.rope = rope_create(P, C / c.NH, c.rope_base);
     if (cache_B && c.adaln) net.mods = arena_take(&persistent, ((size_t)c.NL * 6 + 2) * (size_t)C * sizeof(real));
-    if (cache_B) net.cache = arena_take(&persistent, (size_t)c.NL * (size_t)cache_B * (size_t)W * 2*(size_t)C * sizeof(real));
+    if (cache_B) {                                      // 0: a slot that nobody sees yet must not hold a NaN, see attention_forward in kernels.h
+        size_t size = (size_t)c.NL * (size_t)cache_B * (size_t)W * 2*(size_t)C;
+        net.cache = arena_take(&persistent, size * sizeof(real));
+        fill(net.cache, 0, size);
+    }
     return net;
 }
 static void net_free(Net *net) { params_free(&net->ps); free(net->layer); *net = (Net){0}; }
@@ -721,10 +726,10 @@ static double train_step(Net *net, const Corpus *c, int step, int *x, int *count
     net->drop = (Dropout){opt.dropout, (uint64_t)opt.seed, stream_of(RNG_DROPOUT, (uint64_t)step << 16)};
     Loss loss = is_ar() ? ar_loss(net, x, counted, opt.batch, opt.length)
                         : draw_loss(net, x, counted, opt.batch, opt.length, opt.block, RNG_LEVEL, (uint64_t)step, opt.clip_min, opt.clip_max);
+    backward(loss.loss, PARAMS);
+    *norm = grad_norm(&net->ps);                        // here, and nowhere else in a step, the host waits for a GPU
     real value;
     download(&value, loss.loss->data, sizeof value);
-    backward(loss.loss, PARAMS);
-    *norm = grad_norm(&net->ps);
     if (!dry && !(isfinite(value) && isfinite(*norm))) {
         const char *what, *name = first_not_finite(&net->ps, &what);
         die("step %d: loss %g, gradient norm %g: the first tensor that is not finite is the %s %s (try a smaller --lr)",

@@ -300,7 +300,7 @@ if [ $two ]; then
     [ -s "$dir/stderr" ] && fail "a warning without need: $(cat "$dir/stderr")" || ok
 else expect 1 'knows one thread' ./bd3lm sample --out "$dir/whole" --threads 2
 fi
-expect 1 'cpu only' ./bd3lm eval --out "$dir/whole" --device cuda
+expect 1 'cpu or cuda' ./bd3lm eval --out "$dir/whole" --device gpu
 [ -e "$dir/x" ] && fail "a refused run made its --out" || ok
 
 # ---- check refuses what it does not know, by name

@@ -1,0 +1,54 @@
+#!/bin/sh
+# tests/device.sh PROGRAM DIR: PROGRAM, built with CUDA (emulated or not), computes on its device what it computes on the CPU: losses, gradient norms, checkpoints, texts, errors.
+set -u
+program=$1 dir=$2 passed=0 failed=0
+ok() { passed=$((passed + 1)); }
+fail() { failed=$((failed + 1)); echo "FAIL  $*"; }
+check() { what=$1; shift; if "$@"; then ok; else fail "$what"; fi; }
+mkdir -p "$dir"
+cat README.md >"$dir/text"
+net="--data $dir/text --vocab 30 --layers 2 --width 24 --heads 3 --length 24 --batch 4 --cond 5 --precision fp32"
+
+# the losses and gradient norms of two logs at a step: relative difference <= bound; awk's comparison is false for a NaN
+near() { awk -F, -v step="$3" -v bound="$4" 'FNR == 1 { file++ } $1 == step { loss[file] = $2; norm[file] = $3 }
+    function close_to(a, b) { return a != "" && a - b <= bound * b && b - a <= bound * b } END { exit !(close_to(loss[1], loss[2]) && close_to(norm[1], norm[2])) }' "$1" "$2"; }
+text_of() { sed '1,2d; $d' "$1"; }                      # what a run of sample writes, without configuration and times
+
+for form in "bd3 --dropout 0.1" "bd3 --block 24" "ar --dropout 0.1"; do
+    name=$(echo "$form" | tr -d ' -')
+    $program train $net --objective $form --steps 20 --out "$dir/cpu$name" >"$dir/log" 2>&1 || fail "train on the CPU: $(tail -n 1 "$dir/log")"
+    $program train $net --objective $form --steps 20 --device cuda --out "$dir/cuda$name" >"$dir/log" 2>&1 || fail "train on the device: $(tail -n 1 "$dir/log")"
+    check "$form: step 1" near "$dir/cpu$name/log.csv" "$dir/cuda$name/log.csv" 1 1e-5
+    check "$form: step 20" near "$dir/cpu$name/log.csv" "$dir/cuda$name/log.csv" 20 1e-3
+    for sampler in "" "--sampler ancestral --sampling-steps 8" "--nucleus 1"; do
+        [ "$form" = "ar --dropout 0.1" ] && [ "$sampler" = "--sampler ancestral --sampling-steps 8" ] && continue
+        $program sample --out "$dir/cpu$name" --samples 3 --chars 40 $sampler >"$dir/a" && $program sample --out "$dir/cpu$name" --samples 3 --chars 40 $sampler --device cuda >"$dir/b" || fail "sample $sampler"
+        text_of "$dir/a" >"$dir/a.text"; text_of "$dir/b" >"$dir/b.text"
+        [ "$(wc -c <"$dir/a.text")" -gt 60 ] && cmp -s "$dir/a.text" "$dir/b.text" && ok || fail "$form: sample $sampler writes another text"
+    done
+done
+nats() { $program eval --out "$dir/cpubd3dropout0.1" --text 'what lies between' --estimator exact "$@" | sed -n 's/.* nats=\([0-9.]*\) .*/\1/p'; }
+[ -n "$(nats)" ] && [ "$(nats)" = "$(nats --device cuda)" ] && ok || fail "eval: $(nats) $(nats --device cuda)"
+$program train $net --objective bd3 --dropout 0.1 --steps 3 --device cuda --naive --out "$dir/naive" >/dev/null 2>&1
+check "the plain kernels: step 3" near "$dir/cpubd3dropout0.1/log.csv" "$dir/naive/log.csv" 3 1e-4
+
+# deterministic, and a run in two pieces is a run in one
+$program train $net --objective bd3 --dropout 0.1 --steps 12 --device cuda --out "$dir/pieces" >/dev/null 2>&1
+$program train --resume --steps 20 --device cuda --out "$dir/pieces" >/dev/null 2>&1
+check "two pieces, other bits" cmp -s "$dir/pieces/bd3lm.safetensors" "$dir/cudabd3dropout0.1/bd3lm.safetensors"
+
+# one line each, and nothing is written
+refused() {                                             # refused PATTERN COMMAND...
+    pattern=$1; shift
+    "$@" >"$dir/stdout" 2>"$dir/stderr"
+    [ $? -eq 1 ] && [ "$(wc -l <"$dir/stderr")" -eq 1 ] && grep -q -- "$pattern" "$dir/stderr" && [ ! -e "$dir/none" ] && ok || fail "not refused as '$pattern': $(head -n 3 "$dir/stderr")"
+}
+refused 'precision bf16: not with --device cuda' $program train $net --precision bf16 --device cuda --out "$dir/none"
+refused 'device tpu: cpu or cuda' $program train $net --device tpu --out "$dir/none"
+case $program in *emu*)
+    refused 'no CUDA device is to be had (no CUDA-capable device is detected)' env EMU_DEVICES=0 $program train $net --device cuda --out "$dir/none"
+    refused 'no code for .* (make clean all CUDA_ARCH=sm_90)' env EMU_ARCH=none $program train $net --device cuda --out "$dir/none"
+    refused 'GB of memory are needed, a GPU.* has 0.00 GB free' env EMU_MEMORY=100000 $program train $net --device cuda --out "$dir/none" ;;
+esac
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ]
