@@ -31,7 +31,7 @@ $(info [build] CC=$(CC) $(shell $(CC) -dumpversion 2>/dev/null) OMP=$(OMP) ARCH=
 HEADERS = common.h io.h kernels.h data/text.h tests/check_bd3lm.h
 KERNELS = $(BUILD)/cpu_kernels.o $(BUILD)/cpu_fast.o
 .DELETE_ON_ERROR:
-.PHONY: all setup demo test test-cuda test-long mutants bench debug data docs-check clean
+.PHONY: all emu setup demo test test-cuda test-long mutants kernel-table bench debug data docs-check clean
 
 # every program                                              make -j2 all CC=clang
 all: bd3lm
@@ -39,7 +39,8 @@ all: bd3lm
 bd3lm: bd3lm.c $(HEADERS) $(KERNELS) $(CUDA) build/program-flags
 	$(CC) $(CFLAGS) $(CUDA_FLAGS) bd3lm.c $(KERNELS) $(CUDA) -o $@ $(LDLIBS) $(CUDA_LIBS)
 
-# the program with the CUDA kernels on an emulated GPU: slow, and needs no GPU      make bd3lm_emu && ./bd3lm_emu train --device cuda --steps 2
+# the program with the CUDA kernels on an emulated GPU: slow, and needs no GPU      make emu && ./bd3lm_emu train --device cuda --steps 2
+emu: bd3lm_emu
 bd3lm_emu: bd3lm.c $(HEADERS) $(KERNELS) $(BUILD)/cuda_emu.o build/program-flags
 	$(CC) $(CFLAGS) -DWITH_CUDA bd3lm.c $(KERNELS) $(BUILD)/cuda_emu.o -o $@ $(LDLIBS) $(EMU_LIBS)
 
@@ -88,8 +89,12 @@ $(BUILD)/bench_steps: tests/bench_steps.c bd3lm.c $(KERNELS) $(HEADERS) $(BUILD)
 	$(CC) $(CFLAGS) $< $(KERNELS) -o $@ $(LDLIBS)
 
 # every command, function, test and file that the documents name exists and runs      make docs-check
-docs-check: all
+docs-check: all $(if $(EMU),bd3lm_emu)
 	@sh tests/docs.sh
+
+# what nvcc says about every CUDA kernel, and what a step needs at least: written into NOTES.md      make kernel-table
+kernel-table:
+	@sh tests/kernel_table.sh --write
 
 # removes what was built, not what was downloaded or trained      make clean all
 clean:

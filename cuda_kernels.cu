@@ -141,8 +141,8 @@ static __global__ void level_embedding_kernel(float *out, const double *level, i
     int i = (int)thread_number(), half = F / 2;
     if (i >= G * F) return;
     int c = i % F, k = c % (half ? half : 1);
-    double phase = level[i / F] * exp(-log(10000.0) * k / half);
-    out[i] = c >= 2*half ? 0 : (float)(c < half ? cos(phase) : sin(phase));
+    double turns = level[i / F] * exp(-log(10000.0) * k / half) / 3.14159265358979323846;         // half turns: cos and sin of large angles would need local memory
+    out[i] = c >= 2*half ? 0 : (float)(c < half ? cospi(turns) : sinpi(turns));
 }
 void level_embedding_cuda(float *out, const double *level, int G, int F) {
     assert((size_t)G * F < 1u << 31);
@@ -294,6 +294,7 @@ static int splits_of(int M, int N, int K) {
 // BF16 belongs here: a kernel on tensor cores in the place of product_kernel, operands rounded on the way into shared memory, sums in float32.
 template <bool A_FAST, bool B_FAST> static void product(Product p, Precision how) {
     assert(how == FP32 && "bf16 on tensor cores is not here yet");
+    assert(blocks(p.M, cuda_naive ? 16 : TILE) <= 65535 && "rows are the second dimension of a grid");
     if (cuda_naive) { RUN((naive_product_kernel<A_FAST, B_FAST>), dim3(blocks(p.N, 16), blocks(p.M, 16)), dim3(16, 16), 0, p); return; }
     int splits = splits_of(p.M, p.N, p.K);
     RUN((product_kernel<A_FAST, B_FAST>), dim3(blocks(p.N, TILE), blocks(p.M, TILE), splits), 256, 0, p);
@@ -559,7 +560,7 @@ template <int D> static __global__ void __launch_bounds__(256) attention_forward
 
     float sum[4] = {0, 0, 0, 0}, top[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY}, out[4][D/16] = {};
     for (int j0 = 0; j0 < end; j0 += KEYS) {
-        if (!__syncthreads_or(i0 < QUERIES && sees_any(spans[i0 % QUERIES], j0, j0 + KEYS))) continue;   // nobody sees it. A barrier: the last tile is done with
+        if (!__syncthreads_or(sees_any(spans[i0 % QUERIES], j0, j0 + KEYS))) continue;   // nobody sees it. A barrier: the last tile is done with
         load_tile<D, KEYS>(ks, k_bh, a.ldkv, j0, end, a.HS);
         load_tile<D, KEYS>(vs, v_bh, a.ldkv, j0, end, a.HS);
         __syncthreads();                                // the tiles are complete
@@ -601,9 +602,9 @@ template <int D> static __global__ void __launch_bounds__(256) attention_forward
     }
 }
 
-// dynamic shared memory of so many floats, if this device has it
+// dynamic shared memory of so many floats, if this device has it beside the static arrays of attention
 template <class Kernel> static bool allow_shared(Kernel kernel, size_t floats) {
-    if (floats * sizeof(float) > gpu.sharedMemPerBlockOptin) return false;
+    if (floats * sizeof(float) + QUERIES * sizeof(Span) > gpu.sharedMemPerBlockOptin) return false;
     CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(floats * sizeof(float))));
     return true;
 }
@@ -666,7 +667,7 @@ template <int D, bool KEYS> static __global__ void __launch_bounds__(256) attent
     float sum1[2][D/16] = {}, sum2[2][D/16] = {};       // dk and dv, or dq and nothing
     for (int s0 = 0; s0 < S; s0 += BACK) {
         int q0 = KEYS ? s0 : t0, k0 = KEYS ? t0 : s0;
-        if (!__syncthreads_or(i0 < BACK && q0 + i0 < a.Tq && sees_any(a.span[q0 + i0], k0, k0 + BACK))) continue;     // a barrier: the last tile is done with
+        if (!__syncthreads_or(q0 + i0 % BACK < a.Tq && sees_any(a.span[q0 + i0 % BACK], k0, k0 + BACK))) continue;     // a barrier: the last tile is done with
         load_tile<D, BACK>(other1, KEYS ? a.q + at_q : a.k + at_k, KEYS ? a.ldq : a.ldkv, s0, S, a.HS);
         load_tile<D, BACK>(other2, KEYS ? a.dout + at_out : a.v + at_k, KEYS ? C : a.ldkv, s0, S, a.HS);
         int r = i0 / 8, t = q0 + r;                     // 8 threads a query row: delta = dout.out

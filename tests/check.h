@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <unistd.h>
 
 static int checks_passed, checks_failed;
 
@@ -13,6 +14,9 @@ __attribute__((format(printf, 2, 3), unused)) static bool check_(bool ok, const 
     va_start(args, format);
     if (++checks_failed <= 20) { fprintf(stderr, "FAIL  "); vfprintf(stderr, format, args); fprintf(stderr, "\n"); }
     va_end(args);
+#ifdef STOP_AT_FIRST
+    fflush(stderr), _exit(1);
+#endif
     return false;
 }
 #define CHECK(ok, format, ...) check_((ok), __FILE__ ": %s: " format, #ok, ##__VA_ARGS__)

@@ -446,6 +446,8 @@ template <class T> inline T atomicAdd(T *p, std::common_type_t<T> v) {
 template <class T> inline T min(T a, T b) { static_assert(std::is_integral<T>::value, "fminf"); return a < b ? a : b; }
 template <class T> inline T max(T a, T b) { static_assert(std::is_integral<T>::value, "fmaxf"); return a > b ? a : b; }
 #define rsqrtf(x) (1.0f / sqrtf(x))              // a macro, because newer C libraries have a function of this name
+#define cospi(x) cos(M_PI * (x))                 // likewise
+#define sinpi(x) sin(M_PI * (x))
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline long long __double_as_longlong(double x) { long long bits; memcpy(&bits, &x, 8); return bits; }

@@ -6,12 +6,12 @@ set -u
 passed=0 failed=0
 ok()   { passed=$((passed + 1)); }
 fail() { failed=$((failed + 1)); echo "FAIL  $*"; }
-sources='bd3lm.c common.h io.h kernels.h cpu_kernels.c cpu_fast.c data/text.h tests/check.h tests/check_bd3lm.h tests/*.c'
+sources='bd3lm.c common.h io.h kernels.h cpu_kernels.c cpu_fast.c cuda_kernels.cu tests/cuda_emu.h data/text.h tests/check.h tests/check_bd3lm.h tests/*.c'
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 # a place where the commands can run: programs, data, and a model of a few steps in out/demo, so that nothing takes long and nothing of the user's is touched
-ln -s "$PWD/bd3lm" "$PWD/data" "$PWD/tests" "$PWD/README.md" "$PWD/NOTES.md" "$scratch/"
+ln -s "$PWD/bd3lm" "$PWD/bd3lm_emu" "$PWD/data" "$PWD/tests" "$PWD/README.md" "$PWD/NOTES.md" "$scratch/"
 cat README.md NOTES.md bd3lm.c >"$scratch/my.txt"
 (cd "$scratch" && ./bd3lm train --data my.txt --vocab 50 --steps 3 --out out/demo >/dev/null && ./bd3lm train --data my.txt --vocab 50 --steps 3 >/dev/null) || fail "cannot train a small model"
 
@@ -26,6 +26,10 @@ for document in README.md NOTES.md; do
             target=$(echo "$command" | awk '{print $2}')
             if grep -q "^\.PHONY:.*\b$target\b" Makefile; then ok; else fail "$document: no target in: $line"; fi ;;
         *apt-get\ install*|git\ clone*|cd\ *) ok ;;
+        ./bd3lm\ *--device\ cuda*)            # on the emulated device
+            [ -x ./bd3lm_emu ] || { ok; continue; }
+            short=$(echo "$command" | sed -E 's#^\./bd3lm#./bd3lm_emu#; s/^(.*\btrain\b.*)$/\1 --steps 1 --data my.txt --vocab 50 --batch 1/; s/--chars [0-9]+/--chars 4/')
+            if (cd "$scratch" && eval "$short --threads 1" >out.txt 2>err.txt </dev/null); then ok; else fail "$document: $short: $(tail -n 1 "$scratch/err.txt")"; fi ;;
         ./bd3lm\ *)
             # shorter, but the command as it stands otherwise
             short=$(echo "$command" | sed -E 's/^(.*\btrain\b.*)$/\1 --steps 2/; s#--data data/cache/kjv.txt#--data my.txt#')
@@ -34,7 +38,7 @@ for document in README.md NOTES.md; do
         esac
     done <"$scratch/commands"
 
-    for name in $(grep -oE '\b[a-z_][a-z_0-9]*\(\)' $document bd3lm.c common.h cpu_fast.c cpu_kernels.c | sed 's/.*://; s/()//' | sort -u); do
+    for name in $(grep -oE '\b[a-z_][a-z_0-9]*\(\)' $document bd3lm.c common.h cpu_fast.c cpu_kernels.c cuda_kernels.cu | sed 's/.*://; s/()//' | sort -u); do
         if grep -qE "\b$name\(" $sources && grep -hE "(^|[ *])$name\(" $sources | grep -qvE '^ *(//|\*)'; then ok; else fail "$document or a comment names $name(), which does not exist"; fi
     done
     for name in $(grep -oE '\b(test|parity)_[a-z_0-9]+\b' $document | sort -u); do

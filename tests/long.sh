@@ -25,17 +25,17 @@ for cc in gcc clang; do
     for omp in 1 0; do
         [ "$cc $omp" = "gcc 1" ] && continue            # that is make test
         [ $omp = 1 ] && ! echo 'int main(void){return 0;}' | $cc -fopenmp -include omp.h -x c - -o /dev/null 2>/dev/null && { echo "         skipped: $cc without OpenMP's library"; continue; }
-        part "$cc OMP=$omp: no warnings" quiet make CC=$cc OMP=$omp BUILD=build/$cc$omp all build/$cc$omp/parity build/$cc$omp/test_ops build/$cc$omp/bench_kernels build/$cc$omp/bench_steps
-        part "$cc OMP=$omp: make test" make CC=$cc OMP=$omp BUILD=build/$cc$omp test
+        part "$cc OMP=$omp: no warnings" quiet make CC=$cc OMP=$omp NVCC= BUILD=build/$cc$omp all build/$cc$omp/cuda_emu.o build/$cc$omp/test_emu build/$cc$omp/parity build/$cc$omp/test_ops build/$cc$omp/bench_kernels build/$cc$omp/bench_steps
+        part "$cc OMP=$omp, no nvcc: make test" make CC=$cc OMP=$omp NVCC= BUILD=build/$cc$omp test
     done
 done
-part "gcc, baseline processor: make test" make CC=gcc ARCH= BUILD=build/baseline test
+part "gcc, baseline processor: make test" make CC=gcc ARCH= NVCC= BUILD=build/baseline test
 
 # Arm: cross-compiled, run by qemu
 arm=aarch64-linux-gnu-gcc
 if command -v $arm >/dev/null && command -v qemu-aarch64 >/dev/null; then
     dir=build/arm64
-    part "arm64: no warnings" quiet make CC=$arm ARCH= BUILD=$dir $dir/parity $dir/cpu64.so $dir/test_bd3lm $dir/test_check $dir/bench_kernels
+    part "arm64: no warnings" quiet make CC=$arm ARCH= NVCC= BUILD=$dir $dir/parity $dir/cpu64.so $dir/test_bd3lm $dir/test_check $dir/bench_kernels
     on_arm() { QEMU_LD_PREFIX=/usr/aarch64-linux-gnu OMP_NUM_THREADS=1 qemu-aarch64 "$@"; }
     part "arm64: parity" on_arm $dir/parity $dir/cpu64.so
     part "arm64: test_bd3lm, float" on_arm $dir/test_bd3lm
@@ -57,6 +57,29 @@ part "sanitized: test_bd3lm, float" build_and_run test_bd3lm tests/test_bd3lm.c 
 part "sanitized: check" build_and_run bd3lm bd3lm.c "cpu_kernels.c cpu_fast.c" check $golden
 part "sanitized: parity" build_and_run parity tests/parity.c cpu_kernels.c $dir/cpu64.so
 part "sanitized: parity on emulated tiles" build_and_run parity_amx "-I. -Wno-psabi -DEMULATE_AMX tests/parity.c" cpu_kernels.c $dir/cpu64.so
+
+# the CUDA kernels on the emulated device, under sanitizers: one order of threads, since fibres are slow there
+san_emu="-O1 -g -fopenmp -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+if command -v g++ >/dev/null; then
+    g++ -std=c++17 $san_emu -I. -x c++ -c cuda_kernels.cu -o $dir/cuda_emu.o
+    emulated() { bin=$dir/$1; shift; src=$1; shift; gcc -std=gnu11 -fno-math-errno $san_emu -DWITH_CUDA -DCUDA_EMU $src cpu_kernels.c cpu_fast.c $dir/cuda_emu.o -o $bin -lm -ldl -lstdc++ && OMP_NUM_THREADS=1 $bin "$@"; }
+    parity_emu() { gcc -std=gnu11 -fno-math-errno $san_emu -DWITH_CUDA -DCUDA_EMU -DQUICK tests/parity.c cpu_kernels.c $dir/cuda_emu.o -o $dir/parity_emu -lm -ldl -lstdc++ && OMP_NUM_THREADS=1 $dir/parity_emu $dir/cpu64.so; }
+    part "sanitized: the emulator itself" sh -c "g++ -std=c++17 $san_emu -Wno-unknown-pragmas -x c++ tests/test_emu.cu -o $dir/test_emu && $dir/test_emu"
+    part "sanitized: emulated CUDA kernels" parity_emu
+    part "sanitized: emulated check" emulated bd3lm_emu bd3lm.c check --device cuda $golden
+    part "sanitized: emulated program" sh tests/device.sh $dir/bd3lm_emu $dir/scratch/device
+else echo "         skipped: no g++ for the emulated CUDA kernels"
+fi
+
+# nvcc: no warning on any architecture, nothing in local memory
+if command -v nvcc >/dev/null; then
+    for arch in sm_75 sm_80 sm_90 sm_100; do
+        nvcc --list-gpu-code 2>/dev/null | grep -qx $arch || { echo "         skipped: this nvcc does not know $arch"; continue; }
+        part "nvcc $arch: no warnings" quiet nvcc -std=c++17 -O3 -arch=$arch -Xcompiler -Wall,-Wextra -c cuda_kernels.cu -o $dir/cuda_$arch.o
+    done
+    part "nvcc: registers, no stack, no spills" sh tests/kernel_table.sh
+else echo "         skipped: no nvcc"
+fi
 
 make -s build/fuzz >/dev/null
 part "100,000 broken files" build/fuzz $dir/scratch 100000 0 $golden
@@ -112,7 +135,8 @@ forgotten() { if gcc -std=gnu11 -O0 -I tests -include kernels.h -iquote tests $d
 part "a kernel without its parity test does not link" forgotten
 
 if [ -n "${GOLDEN:-}" ] && [ -d "${GOLDEN:-}" ]; then
-    make -s all build/bd3lm64 >/dev/null
+    make -s all bd3lm_emu build/bd3lm64 >/dev/null
+    part "all golden files of $GOLDEN, emulated CUDA" ./bd3lm_emu check --device cuda $(sh tests/supported.sh "$GOLDEN")
     part "all golden files of $GOLDEN" ./bd3lm check $(sh tests/supported.sh "$GOLDEN")
     part "all golden files of $GOLDEN, in double" build/bd3lm64 check $(sh tests/supported.sh "$GOLDEN")
     refused() {
