@@ -14,18 +14,18 @@ accepts = $(shell echo 'int main(void){return 0;}' | $(CC) $(1) -x c - -o /dev/n
 OMP     ?= $(if $(call accepts,-fopenmp -include omp.h),1,0)
 OPENMP   = $(if $(filter 1,$(OMP)),-fopenmp,-fopenmp-simd -Wno-unknown-pragmas)
 
+# a C++ compiler of the same make: for nvcc, and for cuda_kernels.cu on the CPU, see tests/cuda_emu.h
+CXX = $(if $(findstring clang,$(CC)),clang++,g++)
+EMU := $(shell echo 'int main(){return 0;}' | $(CXX) $(OPENMP) -x c++ - -o /dev/null 2>/dev/null && echo 1)
 # CUDA, where nvcc is: for the GPU of this machine, or, if it has none, for all since sm_75 (the driver translates when a program starts)
-NVCC      ?= $(shell command -v nvcc 2>/dev/null)
-CUDA_ARCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),native,sm_75)
+NVCC      ?= $(if $(EMU),$(shell command -v nvcc 2>/dev/null))
+CUDA_ARCH ?= $(or $(shell nvidia-smi -L >/dev/null 2>&1 && echo native),sm_75)
 NVCCFLAGS  = -std=c++17 -O3 -arch=$(CUDA_ARCH) -Xcompiler -Wall,-Wextra
 ifneq ($(NVCC),)
 CUDA       = $(BUILD)/cuda_kernels.o
 CUDA_FLAGS = -DWITH_CUDA
 CUDA_LIBS := $(shell $(NVCC) --dryrun -o /dev/null none.o 2>&1 | sed -n 's/^\#$$ LIBRARIES= *//p' | tr -d '"') -lcudart_static -lrt -lpthread -ldl -lstdc++
 endif
-# a C++ compiler of the same make: cuda_kernels.cu for the CPU, see tests/cuda_emu.h
-CXX = $(if $(findstring clang,$(CC)),clang++,g++)
-EMU = $(shell echo 'int main(){return 0;}' | $(CXX) $(OPENMP) -x c++ - -o /dev/null 2>/dev/null && echo 1)
 $(info [build] CC=$(CC) $(shell $(CC) -dumpversion 2>/dev/null) OMP=$(OMP) ARCH=$(ARCH) NVCC=$(if $(NVCC),$(NVCC) $(CUDA_ARCH),none) CXX=$(if $(EMU),$(CXX),none))
 
 HEADERS = common.h io.h kernels.h data/text.h tests/check_bd3lm.h
@@ -45,7 +45,7 @@ bd3lm_emu: bd3lm.c $(HEADERS) $(KERNELS) $(BUILD)/cuda_emu.o build/program-flags
 	$(CC) $(CFLAGS) -DWITH_CUDA bd3lm.c $(KERNELS) $(BUILD)/cuda_emu.o -o $@ $(LDLIBS) $(EMU_LIBS)
 
 $(BUILD)/cuda_kernels.o: cuda_kernels.cu kernels.h $(BUILD)/flags
-	$(NVCC) $(NVCCFLAGS) -c $< -o $@
+	@$(NVCC) $(NVCCFLAGS) -c $< -o $@ || { echo "$(NVCC) does not compile for CUDA_ARCH=$(CUDA_ARCH): make NVCC= builds everything without CUDA"; exit 1; }
 EMU_FLAGS = -std=c++17 -O2 -Wall -Wextra -Wno-unknown-pragmas $(ARCH) $(OPENMP)
 EMU_LIBS  = -lstdc++
 $(BUILD)/cuda_emu.o: cuda_kernels.cu kernels.h tests/cuda_emu.h $(BUILD)/flags

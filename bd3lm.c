@@ -83,7 +83,7 @@ static Option options[] = {
     {"estimator",TEXT, &opt.estimator, 0, 0, " eval ", "of the bound: levels, as in training; masks: a random number of masks; exact: all sets of masks", false, false},
     {"draws",    INT,  &opt.draws,     1, 1e6, " eval ", "Monte-Carlo draws of levels or masks for each sequence", false, false},
     {"out",      TEXT, &opt.out,       0, 0, " train eval sample ", "directory of the checkpoint", false, false},
-    {"resume",   FLAG, &opt.resume,    0, 1, " train ", "go on from the checkpoint in --out; steps, data (its place), save-every, threads, naive may change", false, false},
+    {"resume",   FLAG, &opt.resume,    0, 1, " train ", "go on from the checkpoint in --out; steps, data (its place), save-every, threads, naive, device may change", false, false},
     {"force",    FLAG, &opt.force,     0, 1, " train ", "overwrite the checkpoint in --out", false, false},
     {"threads",  INT,  &opt.threads,   0, 4096, " train eval sample check ", "threads; 0: one for each core", false, false},
     {"device",   TEXT, &opt.device,    0, 0, " train eval sample check ", "cpu, or cuda: one NVIDIA GPU", false, false},
@@ -233,7 +233,7 @@ static void subs_log_probs(double *log_p, const real *logits, int V, int mask, i
     for (int v = 0; v < V; v++) if (v != mask) log_p[v] = (double)logits[v] - log_sum;
 }
 
-// One step back in time, from level tau to level `to`, where the network says x ~ p: an uncovered token stays what it is; MASK stays MASK     (Eq. 15)
+// One step back in time, from level tau to a smaller one `to`, where the network predicts p for x: an uncovered token stays what it is; MASK stays MASK     (Eq. 15)
 // with probability (1 - alpha(to)) / (1 - alpha(tau)), and otherwise becomes a token drawn from p.
 static double stay_masked(double tau, double to) { return mask_prob(to) / mask_prob(tau); }
 
@@ -482,8 +482,8 @@ static real *forward_cached(Sampler *s, int start, int n, const int *row, int N)
     return row ? logits->data : NULL;
 }
 
-// One pass, and what may stand at the rows row[0..N-1] of s, all of them MASK: p_theta(x_0 | x_tau^b, x^<b) in the nucleus. p (N,V) lives until the
-// next pass.
+// One pass, then for each of the rows row[0..N-1] of s the probabilities p(x | x_tau^b, x^<b) of the token that it predicts, cut to the nucleus: a row that
+// is MASK predicts itself; in AR a row predicts the next token. p (N,V) lives until the next pass.
 static double *predict_rows(Sampler *s, int start, int n, int N) {
     const real *logits = forward_cached(s, start, n, s->row, N);
     double *p = arena_take(&per_step, (size_t)N * (size_t)s->net->c.V * sizeof(double));
@@ -491,7 +491,7 @@ static double *predict_rows(Sampler *s, int start, int n, int N) {
     return p;
 }
 
-// a token for each row of p (N,V), by u (N)
+// a token for each row of p (N,V), by inverse transform of u (N)
 static const int *draw_tokens(const double *p, const double *u, int N, int V) {
     int *drawn = arena_take(&per_step, (size_t)N * sizeof(int)), *token = HOST(int, N);
     categorical(drawn, p, to_device(u, (size_t)N * sizeof(double)), N, V);
@@ -516,8 +516,8 @@ static int masked_rows(int *row, const int *x, int n, int mask, int first) {
     return masks;
 }
 
-// First-hitting (Eq. 25): the next token to appear is a uniformly random masked one. As the network does not see the level, the times
-// themselves never enter.
+// First-hitting (the law of Eq. 25 without its times): the next token to appear is a uniformly random masked one. As the network does not see the
+// level, the times never enter.
 static void first_hitting(Sampler *s, int start) {
     int n = s->block, mask = s->net->c.mask;
     for (;;) {
@@ -535,7 +535,7 @@ static void first_hitting(Sampler *s, int start) {
     }
 }
 
-// Ancestral sampling: I steps down the levels 1, 1 - 1/I, ..., 1/I, 0, the last of which uncovers whatever is left. The network runs only
+// Ancestral sampling: I steps down the levels 1, 1 - 1/I, ..., 1/I, 0; the last step uncovers whatever is left. The network runs only
 // after a step that changed something, since its prediction is the same otherwise; texts that are done keep their tokens.
 static void ancestral(Sampler *s, int start) {
     int n = s->block, mask = s->net->c.mask, N = 0;
@@ -550,7 +550,7 @@ static void ancestral(Sampler *s, int start) {
             p = predict_rows(s, start, n, N);
             u = HOST(double, N);
         }
-        // one uniform number for both questions: from 1 on MASK stays MASK, and below 1 it is uniform again and draws the token
+        // u / uncover is 1 or more with probability stay_masked(): the token stays MASK. Otherwise it is uniform in [0,1) again, and draws the token.
         double uncover = 1 - stay_masked((double)(s->steps - i) / s->steps, (double)(s->steps - i - 1) / s->steps);
         changed = false;
         for (int k = 0; k < N; k++) u[k] = uniform(&s->rng) / uncover, changed = changed || u[k] < 1;
@@ -727,7 +727,7 @@ static double train_step(Net *net, const Corpus *c, int step, int *x, int *count
     Loss loss = is_ar() ? ar_loss(net, x, counted, opt.batch, opt.length)
                         : draw_loss(net, x, counted, opt.batch, opt.length, opt.block, RNG_LEVEL, (uint64_t)step, opt.clip_min, opt.clip_max);
     backward(loss.loss, PARAMS);
-    *norm = grad_norm(&net->ps);                        // here, and nowhere else in a step, the host waits for a GPU
+    *norm = grad_norm(&net->ps);                        // here the host waits for a GPU, once in a step
     real value;
     download(&value, loss.loss->data, sizeof value);
     if (!dry && !(isfinite(value) && isfinite(*norm))) {

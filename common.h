@@ -43,13 +43,15 @@ static int below(Rng *r, int n) { return (int)(uniform(r) * n); }
 // Only kernels, upload() and download() may touch device memory. In a build with -DFAKE_DEVICE everything else that tries crashes at once.
 
 // --device cuda puts both arenas on a GPU; transfers and kernels go there then (cuda_kernels.cu), and nothing else changes.
+// Three words: the device is where tensors live; the fake device is this CPU with its arenas locked (mprotect) outside of kernels and transfers; the
+// emulated device (tests/cuda_emu.h) is a GPU played by the CPU.
 
 typedef struct Arena { char *base; size_t used, peak, size; } Arena;
 static Arena persistent, per_step;
 static bool dry;
 static enum { CPU, CUDA } device;
 static char device_name[256] = "the CPU";
-#ifdef WITH_CUDA
+#ifdef WITH_CUDA                                        // ON_CUDA(a) b: on a GPU a, otherwise b
 #define ON_CUDA(call) if (device == CUDA) { call; } else
 #else
 #define ON_CUDA(call)                                   // a build without nvcc: device stays CPU
@@ -63,8 +65,8 @@ static void protect(int how) {
     (void)how;
 #endif
 }
-static void device_open(void)  { protect(PROT_READ | PROT_WRITE); }
-static void device_close(void) { protect(PROT_NONE); }
+static void unlock_arenas(void)  { protect(PROT_READ | PROT_WRITE); }
+static void lock_arenas(void) { protect(PROT_NONE); }
 
 // bytes of device memory, aligned to 64; a dry run counts them and hands out an address that nothing may touch
 static void *arena_take(Arena *a, size_t bytes) {
@@ -81,7 +83,7 @@ static void arena_map(Arena *a) {
     *a = (Arena){.size = (a->peak + (size_t)page) / (size_t)page * (size_t)page};
     ON_CUDA(a->base = cuda_allocate(a->size); return) {}
     a->base = mmap(NULL, a->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (a->base == MAP_FAILED) die("out of memory: %.2f GB are not to be had (try a smaller --batch)", (double)a->size * 1e-9);
+    if (a->base == MAP_FAILED) die("out of memory: %.1f MB cannot be allocated (try less at a time)", (double)a->size * 1e-6);
     madvise(a->base, a->size, MADV_HUGEPAGE);
 #ifdef FAKE_DEVICE
     memset(a->base, 0xFF, a->size);                     // every float a NaN: what is read before it is written shows
@@ -98,30 +100,30 @@ static void begin_dry_run(void) { arena_unmap(&persistent), arena_unmap(&per_ste
 static void end_dry_run(bool print) {
     size_t need = persistent.peak + per_step.peak, all = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE), have = all;
     ON_CUDA(have = cuda_memory(&all)) {}
-    if (need > have) die("%.2f GB of memory are needed, %s has %.2f GB%s: try a smaller --batch or network", (double)need * 1e-9, device == CUDA ? device_name : "this machine",
-                         (double)have * 1e-9, device == CUDA ? " free" : "");
+    if (need > have) die("%.1f MB of memory are needed, %s has %.1f MB%s: try less at a time (--batch, --samples), or a smaller network", (double)need * 1e-6,
+                         device == CUDA ? device_name : "this machine", (double)have * 1e-6, device == CUDA ? " free" : "");
     if (print) printf("memory on %s: %.1f MB persistent (weights, moments, caches), %.1f MB a step (activations, gradients)\n",
                       device_name, (double)persistent.peak * 1e-6, (double)per_step.peak * 1e-6);
     dry = false;
     arena_map(&persistent);
     arena_map(&per_step);
-    device_close();
+    lock_arenas();
 }
 
 static void upload(void *to, const void *host, size_t bytes) {
     if (dry) return;
     ON_CUDA(cuda_upload(to, host, bytes); return) {}
-    device_open();
+    unlock_arenas();
     memcpy(to, host, bytes);
-    device_close();
+    lock_arenas();
 }
-// The only place where the host waits for a GPU
+// The host waits for a GPU here (and in upload() of more than 32 MB)
 static void download(void *host, const void *from, size_t bytes) {
     if (dry) { memset(host, 0, bytes); return; }
     ON_CUDA(cuda_download(host, from, bytes); return) {}
-    device_open();
+    unlock_arenas();
     memcpy(host, from, bytes);
-    device_close();
+    lock_arenas();
 }
 
 // a copy on the device that lives until the end of the step
@@ -158,14 +160,14 @@ static bool naive;                                      // plain bodies only
 #ifndef TIMED
 #define TIMED(name, call) call                          // tests/bench_steps.c takes the time here
 #endif
-#define DISPATCH(name, params, args)      static inline void name params { if (dry) return; device_open(); TIMED(name, ON_CUDA(name##_cuda args) name##_cpu args); device_close(); }
-#define DISPATCH_FAST(name, params, args) static inline void name params { if (dry) return; device_open(); TIMED(name, ON_CUDA(name##_cuda args) RUN_FAST(name, args)); device_close(); }
+#define DISPATCH(name, params, args)      static inline void name params { if (dry) return; unlock_arenas(); TIMED(name, ON_CUDA(name##_cuda args) name##_cpu args); lock_arenas(); }
+#define DISPATCH_FAST(name, params, args) static inline void name params { if (dry) return; unlock_arenas(); TIMED(name, ON_CUDA(name##_cuda args) RUN_FAST(name, args)); lock_arenas(); }
 KERNELS(DISPATCH, DISPATCH_FAST)
 
 #ifdef WITH_CUDA
 static void cuda_failed(const char *line) { die("%s", line); }
 #endif
-// Chooses where tensors live and kernels run: "cpu" or "cuda". Once, before the first dry run; `naive` is set by then.
+// Chooses where tensors live and kernels run: "cpu" or "cuda". Once, before the first dry run; `naive` must be set before.
 static void device_select(const char *name) {
     if (!strcmp(name, "cpu")) return;
     if (strcmp(name, "cuda")) die("--device %s: cpu or cuda", name);

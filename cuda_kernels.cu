@@ -2,13 +2,17 @@
    each one computes; here stands how the work is spread over a GPU.
 
    name_kernel runs on the device; name_cuda below it is its launcher: it asserts what the kernel needs and chooses grid and block. Any size is right:
-   grids are rounded up, and who has no work leaves or carries zeros. Nothing waits for the device but cuda_download().
-   Deterministic: no two threads add to the same number, every sum has one order, which follows from the sizes alone.
-   float32, and double where the CPU twin is double. Where --naive makes a difference (cuda_naive) a plain kernel stands beside the fused one.
-   bf16 has one place, product(), and attention: tensor cores are not here yet, and the programs refuse --precision bf16 with this device.
+   grids are rounded up, and threads without work leave or carry zeros. The host waits in cuda_download(), and in cuda_upload() for more than 32 MB.
+   Deterministic: no two threads add to the same number, every sum has one order: it follows from the sizes, --naive and (attention) the GPU's shared memory.
+   float32, and double where the CPU twin is double, except for the sums of a softmax. Products, attention and cross_entropy_forward have a plain kernel (--naive) beside the tiled one.
+   bf16 would go into product() and the two launchers of attention: tensor cores are not here yet, and the programs refuse --precision bf16 with this device.
+
+   Words: a thread has 32 neighbours, itself included, in its warp, where it is lane 0..31; warps run in step and can look into each other's registers
+   (shuffles). The threads of a block share fast memory on the chip, in 32 banks: two lanes that want different rows of one bank wait for each other.
+   Blocks of a grid run in any order. What does not fit into a thread's registers goes to "local" memory, which is slow: no kernel here uses any.
 
    The same text is compiled as C++ for the CPU, with tests/cuda_emu.h in the place of CUDA's header: so it is tested on machines without a GPU.
-   Comments above a kernel:   what it computes, its CPU twin / who does what / memory traffic / what it needs.                                        */
+   Above every kernel: formula and CPU twin / grid: who does what / memory: traffic / needs: conditions.                                              */
 #include "kernels.h"
 #include <assert.h>
 #include <math.h>
@@ -28,9 +32,9 @@
 bool cuda_naive;
 static void (*fail)(const char *line);                  // ends the program
 static cudaDeviceProp gpu;
-enum { STAGING = 4 << 20 };
+enum { STAGING = 32 << 20 };
 static char *staging;                                   // page-locked memory, from which copies to the device run while the host goes on
-static size_t staged;
+static size_t staged;                                   // bytes of it in use since the host last waited
 
 static void check(cudaError_t error, const char *what) {
     if (error == cudaSuccess) return;
@@ -40,7 +44,8 @@ static void check(cudaError_t error, const char *what) {
 }
 #define CHECK(call) check(call, #call)
 
-// Launches a kernel; one without blocks (no rows) is none. Errors while it runs show up at the next download.
+// Launches a kernel. An empty grid (no rows) is skipped: CUDA would call it an error. An error while a kernel runs shows up at a later call,
+// perhaps under another kernel's name; with CUDA_LAUNCH_BLOCKING=1 in the environment it finds the right one.
 #define RUN(kernel, grid, threads, bytes, ...) do { \
     dim3 grid_(grid); \
     if (grid_.x && grid_.y && grid_.z) { LAUNCH(kernel, grid_, dim3(threads), bytes, __VA_ARGS__); check(cudaGetLastError(), #kernel); } \
@@ -71,11 +76,11 @@ template <int M> __device__ inline void sum_block(double (&x)[M]) {
 }
 __device__ inline double sum_block(double x) { double one[1] = {x}; sum_block(one); return one[0]; }
 
-// Sums over rows run by columns: a block has 32 columns x and 32 runners y, runner y takes the rows y, y+32, ... Here the runners of each column are
-// added, in order.
-enum { RUNNERS = 32 };
+// Sums over rows run by columns: a block has 8 columns x and 128 runners y, runner y takes the rows y, y+128, ... Here the runners of each column are
+// added, in order. (Eight floats are what memory delivers at a time; few columns a block make more blocks.)
+enum { COLUMNS = 8, RUNNERS = 128 };
 __device__ inline float sum_runners(float x) {
-    SHARED(float, part, [RUNNERS][32]);
+    SHARED(float, part, [RUNNERS][COLUMNS]);
     __syncthreads();                                    // the last sum has been read by everyone
     part[threadIdx.y][threadIdx.x] = x;
     __syncthreads();                                    // all runners have written
@@ -85,7 +90,7 @@ __device__ inline float sum_runners(float x) {
 }
 
 // fill: out (n) = value                                                                                        CPU twin: fill_cpu
-// grid: one thread an element
+// grid: one thread per element
 // memory: writes out once
 // needs: any n
 static __global__ void fill_kernel(float *out, float value, size_t n) {
@@ -97,7 +102,7 @@ void fill_cuda(float *out, double value, size_t n) { RUN(fill_kernel, blocks(n, 
 // ---- embeddings ---------------------------------------------------------------------------------------------------------------
 
 // embedding_forward: out[n] = weight[id[n]]                                                                    CPU twin: embedding_forward_cpu
-// grid: one thread an element of out
+// grid: one thread per element of out
 // memory: reads the named rows, writes out once
 // needs: any N, C
 static __global__ void embedding_forward_kernel(float *out, const float *weight, const int *id, size_t size, int C) {
@@ -110,9 +115,9 @@ void embedding_forward_cuda(float *out, const float *weight, const int *id, int 
 }
 
 // embedding_backward: dweight[id[n]] += dout[n]                                                                CPU twin: embedding_backward_cpu
-// grid: one warp a row n and 128 columns: the first row of an id adds up all rows of this id, in order; the others leave
-// memory: reads dout once, id N/32 times (from cache), reads and writes the named rows of dweight
-// needs: any N, C; the slowest warp has the most frequent id (MASK): N/2 rows one after the other
+// grid: one warp per row n and 128 columns: the warp of the first row of an id adds up all rows of this id, in order; the others leave
+// memory: reads dout once, id in loads of 32 by every warp (N*C/128 times in all, from cache), reads and writes the named rows of dweight
+// needs: any N, C; the slowest warp has the most frequent id, MASK: about N/4 rows of a doubled pass one after the other
 static __global__ void embedding_backward_kernel(float *dweight, const float *dout, const int *id, int N, int C) {
     int n = blockIdx.x, lane = threadIdx.x, c0 = blockIdx.y * 128 + lane, v = id[n];
     for (int m0 = 0; m0 < n; m0 += 32)
@@ -134,23 +139,23 @@ void embedding_backward_cuda(float *dweight, const float *dout, const int *id, i
 }
 
 // level_embedding: out[g] = cos(level f_i) | sin(level f_i)                                                    CPU twin: level_embedding_cpu
-// grid: one thread an element of out
+// grid: one thread per element of out
 // memory: writes out once
 // needs: any G, F; phases in double
 static __global__ void level_embedding_kernel(float *out, const double *level, int G, int F) {
-    int i = (int)thread_number(), half = F / 2;
-    if (i >= G * F) return;
-    int c = i % F, k = c % (half ? half : 1);
-    double turns = level[i / F] * exp(-log(10000.0) * k / half) / 3.14159265358979323846;         // half turns: cos and sin of large angles would need local memory
+    size_t i = thread_number();
+    int half = F / 2, c = (int)(i % F), k = c % (half ? half : 1);
+    if (i >= (size_t)G * F) return;
+    double turns = level[i / F] * exp(-log(10000.0) * k / half) / 3.14159265358979323846;         // angle / pi, for cospi and sinpi: cos and sin of large angles spill to local memory
     out[i] = c >= 2*half ? 0 : (float)(c < half ? cospi(turns) : sinpi(turns));
 }
 void level_embedding_cuda(float *out, const double *level, int G, int F) {
-    assert((size_t)G * F < 1u << 31);
     RUN(level_embedding_kernel, blocks((size_t)G * F, 128), 128, 0, out, level, G, F);
 }
 
 // ---- linear layers ------------------------------------------------------------------------------------------------------------
 
+// 0.7978845608 = sqrt(2/pi), see act() in cpu_kernels.c
 __device__ inline float act(float x, Activation a) {
     if (a == GELU) return x/2 * (1 + tanhf(0.7978845608f * (x + 0.044715f*x*x*x)));
     if (a == SILU) return x / (1 + expf(-x));
@@ -165,7 +170,8 @@ __device__ inline float act_derivative(float x, Activation a) {
     return 1;
 }
 
-// All products are one: c (M,N) = sum over k of a(m,k) b(n,k). An operand is stored with k running fastest, a[m*lda + k], or not, a[k*lda + m].
+// All products are one: c (M,N) = sum over k of a(m,k) b(n,k); in this section M and N are the rows and columns of c. K_INNER: an operand is stored with k
+// running fastest, a[m*lda + k]; otherwise a[k*lda + m].
 // add: c += sum; otherwise pre = sum + bias, c = act(pre), where pre and bias may be NULL.
 struct Product { float *c, *pre; const float *a, *b, *bias; int lda, ldb, M, N, K; Activation act; bool add; };
 
@@ -178,38 +184,38 @@ __device__ inline void finish(const Product &p, int m, int n, float sum) {
     p.c[at] = act(sum, p.act);
 }
 
-// naive_product: one element of c a thread                                                     CPU twins: linear_*_cpu
-// grid: one thread an element, blocks of 16 x 16
+// naive_product: one thread per element of c                                                     CPU twins: linear_*_cpu
+// grid: one thread per element, blocks of 16 x 16
 // memory: every element of c reads a row and a column: a N times, b M times, in part from cache
 // needs: any M, N, K
-template <bool A_FAST, bool B_FAST> static __global__ void naive_product_kernel(Product p) {
+template <bool A_K_INNER, bool B_K_INNER> static __global__ void naive_product_kernel(Product p) {
     int n = blockIdx.x * 16 + threadIdx.x, m = blockIdx.y * 16 + threadIdx.y;
     float sum = 0;
     if (m < p.M && n < p.N)
-        for (int k = 0; k < p.K; k++) sum += p.a[A_FAST ? (size_t)m*p.lda + k : (size_t)k*p.lda + m] * p.b[B_FAST ? (size_t)n*p.ldb + k : (size_t)k*p.ldb + n];
+        for (int k = 0; k < p.K; k++) sum += p.a[A_K_INNER ? (size_t)m*p.lda + k : (size_t)k*p.lda + m] * p.b[B_K_INNER ? (size_t)n*p.ldb + k : (size_t)k*p.ldb + n];
     finish(p, m, n, sum);
 }
 
-// The fused one works on tiles: 128 x 128 of c a block, 8 x 8 of them a thread, 8 k's at a time. A piece of an operand (128 rows, 8 k's) comes as one
-// float4 a thread and is kept as piece[k][row].
+// The fused one works on tiles: 128 x 128 of c per block, 8 x 8 of them per thread, 8 k's at a time. A piece of an operand (128 rows, 8 k's) comes as one
+// float4 per thread and is kept as piece[k][row].
 enum { TILE = 128, DEPTH = 8, LDP = TILE + 4 };         // + 4: rows of a piece start at other banks, and still at multiples of 16 bytes
 enum { SPLIT_ROOM = 8 << 20 };
-static __device__ float split_sums[SPLIT_ROOM];         // the partial sums where k is split over blocks
+static __device__ float split_sums[SPLIT_ROOM];         // the partial sums where k is split over blocks: 32 MB that all products share, one after the other
 
 // p[0..3], where `left` numbers are left in this line; 0 beyond its end
 __device__ inline float4 load4(const float *p, int left) {
     if (left >= 4 && (uintptr_t)p % 16 == 0) return *(const float4 *)p;
     return make_float4(left > 0 ? p[0] : 0, left > 1 ? p[1] : 0, left > 2 ? p[2] : 0, left > 3 ? p[3] : 0);
 }
-template <bool FAST> __device__ inline float4 fetch(const float *p, int ld, int row0, int rows, int k0, int k1) {
+template <bool K_INNER> __device__ inline float4 fetch(const float *p, int ld, int row0, int rows, int k0, int k1) {
     int i = threadIdx.x;
-    if (FAST) { int row = row0 + i/2, k = k0 + i%2*4; return load4(p + (size_t)row*ld + k, row < rows ? k1 - k : 0); }
+    if (K_INNER) { int row = row0 + i/2, k = k0 + i%2*4; return load4(p + (size_t)row*ld + k, row < rows ? k1 - k : 0); }
     int k = k0 + i/32, row = row0 + i%32*4;
     return load4(p + (size_t)k*ld + row, k < k1 ? rows - row : 0);
 }
-template <bool FAST> __device__ inline void place(float (*piece)[LDP], float4 x) {
-    int i = threadIdx.x, row = FAST ? i/2 : i%32*4, k = FAST ? i%2*4 : i/32;
-    if (FAST) piece[k][row] = x.x, piece[k + 1][row] = x.y, piece[k + 2][row] = x.z, piece[k + 3][row] = x.w;
+template <bool K_INNER> __device__ inline void place(float (*piece)[LDP], float4 x) {
+    int i = threadIdx.x, row = K_INNER ? i/2 : i%32*4, k = K_INNER ? i%2*4 : i/32;
+    if (K_INNER) piece[k][row] = x.x, piece[k + 1][row] = x.y, piece[k + 2][row] = x.z, piece[k + 3][row] = x.w;
     else *(float4 *)&piece[k][row] = x;
 }
 
@@ -217,17 +223,17 @@ template <bool FAST> __device__ inline void place(float (*piece)[LDP], float4 x)
 // grid: (N/128, M/128, splits of k), 256 threads; thread (x,y) of 16 x 16 owns rows 8y..8y+7, columns x, x+16, .., x+112
 // memory: a is read N/128 times, b M/128 times; two pieces of each in shared memory, 17 KB: one is used while the next arrives. 64 fma need 16 numbers of it
 // needs: any M, N, K; 16-byte loads where addresses allow
-template <bool A_FAST, bool B_FAST> static __global__ void __launch_bounds__(256, 2) product_kernel(Product p) {
+template <bool A_K_INNER, bool B_K_INNER> static __global__ void __launch_bounds__(256, 2) product_kernel(Product p) {
     SHARED(float, as, [2][DEPTH][LDP]);
     SHARED(float, bs, [2][DEPTH][LDP]);
     int m0 = blockIdx.y * TILE, n0 = blockIdx.x * TILE, x = threadIdx.x % 16, y = threadIdx.x / 16;
     int each = (p.K + gridDim.z*DEPTH - 1) / (gridDim.z*DEPTH) * DEPTH, k0 = blockIdx.z * each, k1 = min(k0 + each, p.K);
     float sum[8][8] = {};
-    place<A_FAST>(as[0], fetch<A_FAST>(p.a, p.lda, m0, p.M, k0, k1));
-    place<B_FAST>(bs[0], fetch<B_FAST>(p.b, p.ldb, n0, p.N, k0, k1));
+    place<A_K_INNER>(as[0], fetch<A_K_INNER>(p.a, p.lda, m0, p.M, k0, k1));
+    place<B_K_INNER>(bs[0], fetch<B_K_INNER>(p.b, p.ldb, n0, p.N, k0, k1));
     __syncthreads();                                    // the first pieces are complete
     for (int half = 0; k0 < k1; half ^= 1, k0 += DEPTH) {
-        float4 next_a = fetch<A_FAST>(p.a, p.lda, m0, p.M, k0 + DEPTH, k1), next_b = fetch<B_FAST>(p.b, p.ldb, n0, p.N, k0 + DEPTH, k1);   // arrive meanwhile
+        float4 next_a = fetch<A_K_INNER>(p.a, p.lda, m0, p.M, k0 + DEPTH, k1), next_b = fetch<B_K_INNER>(p.b, p.ldb, n0, p.N, k0 + DEPTH, k1);   // arrive meanwhile
         #pragma unroll
         for (int k = 0; k < DEPTH; k++) {
             float a[8], b[8];
@@ -239,7 +245,7 @@ template <bool A_FAST, bool B_FAST> static __global__ void __launch_bounds__(256
                 #pragma unroll
                 for (int j = 0; j < 8; j++) sum[i][j] += a[i] * b[j];
         }
-        place<A_FAST>(as[half ^ 1], next_a), place<B_FAST>(bs[half ^ 1], next_b);         // read last before the barrier above
+        place<A_K_INNER>(as[half ^ 1], next_a), place<B_K_INNER>(bs[half ^ 1], next_b);         // last read before the barrier that ended the round before
         __syncthreads();                                // everyone is done with this half, and the other is complete
     }
     #pragma unroll                                      // an index that is not known when compiling would move sum out of the registers
@@ -253,7 +259,7 @@ template <bool A_FAST, bool B_FAST> static __global__ void __launch_bounds__(256
 }
 
 // product_total: the partial sums of a split product, added in order                           CPU twin: none
-// grid: one thread an element of c
+// grid: one thread per element of c
 // memory: reads the partial sums once, reads (add) and writes c once
 // needs: splits * M * N <= SPLIT_ROOM
 static __global__ void product_total_kernel(Product p, int splits) {
@@ -265,7 +271,7 @@ static __global__ void product_total_kernel(Product p, int splits) {
 }
 
 // few_rows: c = act(a b^T + bias) for a handful of rows, as in sampling: bound by reading b    CPU twin: linear_forward_cpu
-// grid: (N/8, M/8), a warp a column n of c, for 8 rows m; lane i takes k = i, i+32, ...
+// grid: (N/8, M/8), one warp per column n of c and 8 rows m; lane i takes k = i, i+32, ...
 // memory: b is read M/8 times, a from cache, c is written once
 // needs: any M, N, K
 static __global__ void few_rows_kernel(Product p) {
@@ -284,7 +290,8 @@ static __global__ void few_rows_kernel(Product p) {
     }
 }
 
-// A small c with a long k (weight gradients) has too few tiles to keep a large GPU busy: then k is split. By sizes only, so that sums are the same everywhere.
+// A small c with a long k (weight gradients) has too few tiles to keep a large GPU busy: then k is split, until there are 256 blocks, or parts would be shorter
+// than 256. By sizes only, so that sums are the same on every GPU.
 static int splits_of(int M, int N, int K) {
     int tiles = (int)(blocks(M, TILE) * blocks(N, TILE)), splits = 1;
     while (tiles * splits < 256 && K / (2*splits) >= 256 && (size_t)2*splits * M * N <= SPLIT_ROOM) splits *= 2;
@@ -292,32 +299,32 @@ static int splits_of(int M, int N, int K) {
 }
 
 // BF16 belongs here: a kernel on tensor cores in the place of product_kernel, operands rounded on the way into shared memory, sums in float32.
-template <bool A_FAST, bool B_FAST> static void product(Product p, Precision how) {
+template <bool A_K_INNER, bool B_K_INNER> static void product(Product p, Precision how) {
     assert(how == FP32 && "bf16 on tensor cores is not here yet");
     assert(blocks(p.M, cuda_naive ? 16 : TILE) <= 65535 && "rows are the second dimension of a grid");
-    if (cuda_naive) { RUN((naive_product_kernel<A_FAST, B_FAST>), dim3(blocks(p.N, 16), blocks(p.M, 16)), dim3(16, 16), 0, p); return; }
+    if (cuda_naive) { RUN((naive_product_kernel<A_K_INNER, B_K_INNER>), dim3(blocks(p.N, 16), blocks(p.M, 16)), dim3(16, 16), 0, p); return; }
     int splits = splits_of(p.M, p.N, p.K);
-    RUN((product_kernel<A_FAST, B_FAST>), dim3(blocks(p.N, TILE), blocks(p.M, TILE), splits), 256, 0, p);
+    RUN((product_kernel<A_K_INNER, B_K_INNER>), dim3(blocks(p.N, TILE), blocks(p.M, TILE), splits), 256, 0, p);
     if (splits > 1) RUN(product_total_kernel, blocks((size_t)p.M * p.N, 256), 256, 0, p, splits);
 }
 
 void linear_forward_cuda(float *out, float *pre, const float *inp, const float *weight, const float *bias, int N, int C, int OC, Activation a, Precision how) {
-    Product p = {out, pre, inp, weight, bias, C, C, N, OC, C, a, false};
-    if (N <= 16 && !cuda_naive) RUN(few_rows_kernel, dim3(blocks(OC, 8), blocks(N, 8)), 256, 0, p);
+    Product p = {out, pre, inp, weight, bias, C, C, N, OC, C, a, false};          // out (N,OC) = inp (N,C) weight (OC,C)^T
+    if (N <= 16 && !cuda_naive && how == FP32) RUN(few_rows_kernel, dim3(blocks(OC, 8), blocks(N, 8)), 256, 0, p);
     else product<true, true>(p, how);
 }
 
 void linear_backward_inp_cuda(float *dinp, const float *dpre, const float *weight, int N, int C, int OC, Precision how) {
-    Product p = {dinp, NULL, dpre, weight, NULL, OC, C, N, C, OC, LINEAR_ONLY, true};
+    Product p = {dinp, NULL, dpre, weight, NULL, OC, C, N, C, OC, LINEAR_ONLY, true};              // dinp (N,C) += dpre (N,OC) weight (OC,C)
     product<true, false>(p, how);
 }
 
 // column_sums: dbias (OC) += sum over rows of dpre (N,OC)                                      CPU twin: linear_backward_weight_cpu
-// grid: a block 32 columns and 32 runners
+// grid: one block per 8 columns, with 128 runners
 // memory: reads dpre once
-// needs: blocks of 32 x 32; any N, OC
-static __global__ void column_sums_kernel(float *dbias, const float *dpre, int N, int OC) {
-    int o = blockIdx.x * 32 + threadIdx.x;
+// needs: blocks of 8 x 128; any N, OC
+static __global__ void __launch_bounds__(COLUMNS * RUNNERS) column_sums_kernel(float *dbias, const float *dpre, int N, int OC) {
+    int o = blockIdx.x * COLUMNS + threadIdx.x;
     float sum = 0;
     if (o < OC) for (int n = threadIdx.y; n < N; n += RUNNERS) sum += dpre[(size_t)n*OC + o];
     sum = sum_runners(sum);
@@ -325,13 +332,13 @@ static __global__ void column_sums_kernel(float *dbias, const float *dpre, int N
 }
 
 void linear_backward_weight_cuda(float *dweight, float *dbias, const float *dpre, const float *inp, int N, int C, int OC, Precision how) {
-    Product p = {dweight, NULL, dpre, inp, NULL, OC, C, OC, C, N, LINEAR_ONLY, true};
+    Product p = {dweight, NULL, dpre, inp, NULL, OC, C, OC, C, N, LINEAR_ONLY, true};              // dweight (OC,C) += dpre (N,OC)^T inp (N,C)
     product<false, false>(p, how);
-    if (dbias) RUN(column_sums_kernel, blocks(OC, 32), dim3(32, RUNNERS), 0, dbias, dpre, N, OC);
+    if (dbias) RUN(column_sums_kernel, blocks(OC, COLUMNS), dim3(COLUMNS, RUNNERS), 0, dbias, dpre, N, OC);
 }
 
 // activation_forward, activation_backward: out = act(pre); d *= act'(pre)                      CPU twins: activation_forward_cpu, activation_backward_cpu
-// grid: one thread an element
+// grid: one thread per element
 // memory: forward reads pre and writes out once; backward reads d and pre and writes d once
 // needs: any n
 static __global__ void activation_forward_kernel(float *out, const float *pre, size_t n, Activation a) {
@@ -348,7 +355,7 @@ void activation_backward_cuda(float *d, const float *pre, size_t n, Activation a
 // ---- norm and modulation ------------------------------------------------------------------------------------------------------
 
 // norm_modulate_forward: out = LN(x; weight) (1 + scale) + shift                               CPU twin: norm_modulate_forward_cpu
-// grid: a warp a row, 8 rows a block; lane i takes columns i, i+32, ...
+// grid: one warp per row, 8 rows per block; lane i takes columns i, i+32, ...
 // memory: reads x (twice more from cache), writes out, mean, rstd once
 // needs: any N, C
 static __global__ void norm_modulate_forward_kernel(float *out, float *mean, float *rstd, const float *x, const float *weight, const float *shift,
@@ -374,8 +381,8 @@ void norm_modulate_forward_cuda(float *out, float *mean, float *rstd, const floa
     RUN(norm_modulate_forward_kernel, blocks(N, 8), 256, 0, out, mean, rstd, x, weight, shift, scale, group, eps, N, C, ld);
 }
 
-// norm_modulate_backward, pass 1: dx += rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat))     CPU twin: norm_modulate_backward_cpu
-// grid: a warp a row, 8 rows a block; lane i takes columns i, i+32, ...
+// norm_modulate_backward, pass 1: dxhat = dout (1 + scale) weight; dx += rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat))       CPU twin: norm_modulate_backward_cpu
+// grid: one warp per row, 8 rows per block; lane i takes columns i, i+32, ...
 // memory: reads dout and x (once more from cache), reads and writes dx
 // needs: any N, C
 static __global__ void norm_modulate_backward_kernel(float *dx, const float *dout, const float *x, const float *mean, const float *rstd, const float *weight,
@@ -398,12 +405,12 @@ static __global__ void norm_modulate_backward_kernel(float *dx, const float *dou
 }
 
 // pass 2, by columns: dweight += sum dout (1 + scale) xhat;  of each group dscale += sum dout xhat weight, dshift += sum dout
-// grid: (C/32, 1 + G), a block 32 columns and 32 runners; blockIdx.y + first: 0 weight, over all rows; 1 + g: group g, over its rows
-// memory: reads dout and x twice if both are wanted, group (1 + G) C/32 times from cache
-// needs: blocks of 32 x 32; any N, C, G
-static __global__ void norm_modulate_backward_params_kernel(float *dweight, float *dshift, float *dscale, const float *dout, const float *x, const float *mean,
+// grid: (C/8, 1 + G), one block per 8 columns, with 128 runners; blockIdx.y + first = 0: dweight, over all rows; 1 + g: dshift, dscale, over the rows of group g
+// memory: reads dout and x twice if both are wanted, group (1 + G) C/8 times from cache
+// needs: blocks of 8 x 128; any N, C, G
+static __global__ void __launch_bounds__(COLUMNS * RUNNERS) norm_modulate_backward_params_kernel(float *dweight, float *dshift, float *dscale, const float *dout, const float *x, const float *mean,
                                                             const float *rstd, const float *weight, const float *scale, const int *group, int N, int C, int ld, int first) {
-    int c = blockIdx.x * 32 + threadIdx.x, mine = (int)blockIdx.y + first - 1;
+    int c = blockIdx.x * COLUMNS + threadIdx.x, mine = (int)blockIdx.y + first - 1;
     float sum = 0, sum_xhat = 0;
     if (c < C) for (int n = threadIdx.y; n < N; n += RUNNERS) {
         int g = group_of(group, n);
@@ -423,16 +430,16 @@ void norm_modulate_backward_cuda(float *dx, float *dweight, float *dshift, float
     if (dx) RUN(norm_modulate_backward_kernel, blocks(N, 8), 256, 0, dx, dout, x, mean, rstd, weight, scale, group, N, C, ld);
     int first = dweight ? 0 : 1, jobs = (dweight ? 1 : 0) + (scale && dscale ? G : 0);
     assert(jobs <= 65535 && "groups are the second dimension of a grid");
-    RUN(norm_modulate_backward_params_kernel, dim3(blocks(C, 32), jobs), dim3(32, RUNNERS), 0, dweight, dshift, dscale, dout, x, mean, rstd, weight, scale, group, N, C, ld, first);
+    RUN(norm_modulate_backward_params_kernel, dim3(blocks(C, COLUMNS), jobs), dim3(COLUMNS, RUNNERS), 0, dweight, dshift, dscale, dout, x, mean, rstd, weight, scale, group, N, C, ld, first);
 }
 
 // ---- rotary positions ---------------------------------------------------------------------------------------------------------
 
-// rope_forward, rope_backward: the pair (x_i, x_j), j = pair[i] > i, turns, or turns back      CPU twins: rope_forward_cpu, rope_backward_cpu
-// grid: one thread an element of each head; those that are not the first of a pair leave
+// rope_forward, rope_backward: the pair (x_i, x_j), j = pair[i], i < j, turns, or turns back      CPU twins: rope_forward_cpu, rope_backward_cpu
+// grid: one thread per element of each head; those that are not the first of a pair leave
 // memory: reads and writes the first heads*HS columns of x once, the tables from cache
 // needs: any N, heads, HS
-template <bool BACK> static __global__ void rope_kernel(float *x, const float *cosine, const float *sine, const int *position, const int *pair, size_t size, int ld, int heads, int HS) {
+template <bool TURN_BACK> static __global__ void rope_kernel(float *x, const float *cosine, const float *sine, const int *position, const int *pair, size_t size, int ld, int heads, int HS) {
     size_t at = thread_number();
     if (at >= size) return;
     int i = (int)(at % HS), j = pair[i], h = (int)(at / HS % heads);
@@ -441,8 +448,8 @@ template <bool BACK> static __global__ void rope_kernel(float *x, const float *c
     float *x_nh = x + n*ld + (size_t)h*HS;
     const float *cos_p = cosine + (size_t)position[n]*HS, *sin_p = sine + (size_t)position[n]*HS;
     float a = x_nh[i], b = x_nh[j];
-    x_nh[i] = BACK ? a*cos_p[i] + b*sin_p[j] : a*cos_p[i] - b*sin_p[i];
-    x_nh[j] = BACK ? b*cos_p[j] - a*sin_p[i] : b*cos_p[j] + a*sin_p[j];
+    x_nh[i] = TURN_BACK ? a*cos_p[i] + b*sin_p[j] : a*cos_p[i] - b*sin_p[i];
+    x_nh[j] = TURN_BACK ? b*cos_p[j] - a*sin_p[i] : b*cos_p[j] + a*sin_p[j];
 }
 void rope_forward_cuda(float *x, const float *cosine, const float *sine, const int *position, const int *pair, int N, int ld, int heads, int HS) {
     size_t size = (size_t)N * heads * HS;
@@ -473,15 +480,16 @@ __device__ inline float dot(const float *a, const float *b, int n) {
 }
 
 // naive_attention_forward: out = sum_j p_j v_j, p = softmax(q.k_j scale)                       CPU twin: attention_forward_cpu
-// grid: one thread a query row of a head, with the loops of the twin
-// memory: every row reads the keys that it sees twice, their values once
+// grid: one thread per query row of a head, with the loops of the twin
+// memory: every row reads twice the keys that it sees, and their values once
 // needs: any sizes
 static __global__ void naive_attention_forward_kernel(Attend a) {
     size_t i = thread_number();
     if (i >= (size_t)a.B * a.NH * a.Tq) return;
     int t = (int)(i % a.Tq), h = (int)(i / a.Tq % a.NH), b = (int)(i / a.Tq / a.NH);
     const float *q_bth = a.q + ((size_t)b*a.Tq + t)*a.ldq + h*a.HS, *k_bh = a.k + (size_t)b*a.Tk*a.ldkv + h*a.HS, *v_bh = a.v + (size_t)b*a.Tk*a.ldkv + h*a.HS;
-    float *out_bth = a.out + (((size_t)b*a.Tq + t)*a.NH + h)*a.HS, top = -INFINITY, sum = 0;
+    float *out_bth = a.out + (((size_t)b*a.Tq + t)*a.NH + h)*a.HS, top = -INFINITY;
+    double sum = 0;
     FOR_KEYS(j, a.span[t]) { float s = a.scale * dot(q_bth, k_bh + (size_t)j*a.ldkv, a.HS); if (!(s <= top)) top = s; }
     for (int d = 0; d < a.HS; d++) out_bth[d] = 0;
     FOR_KEYS(j, a.span[t]) {
@@ -489,15 +497,16 @@ static __global__ void naive_attention_forward_kernel(Attend a) {
         sum += p;
         for (int d = 0; d < a.HS; d++) out_bth[d] += p * v_bh[(size_t)j*a.ldkv + d];
     }
-    if (sum != 0) for (int d = 0; d < a.HS; d++) out_bth[d] /= sum;
-    a.lse[i] = top + logf(sum);
+    if (sum != 0) for (int d = 0; d < a.HS; d++) out_bth[d] /= (float)sum;
+    a.lse[i] = (float)(top + log(sum));
 }
 
 // The fused ones work on tiles: rows of D >= HS numbers, filled up with zeros, in shared memory. D + 4: rows start at other banks.
-enum { QUERIES = 64, BACK = 32 };                       // query rows of a forward tile; rows of both kinds of a backward tile
-template <int D> struct Tile { enum { LD = D + 4, KEYS = D <= 64 ? 64 : 32, LP = KEYS + 4,       // KEYS: keys of a forward tile; LP: rows of scores
+// PIECE: room for the keys, or for the weights p, whichever is larger.
+enum { QUERIES = 64, BACKWARD_ROWS = 32 };                       // query rows of a forward tile; rows of both kinds of a backward tile
+template <int D> struct Tile { enum { LD = D + 4, KEYS = D <= 64 ? 64 : 32, LP = KEYS + 4,       // KEYS: keys of a forward tile; LP: from one row of weights p to the next
     PIECE = KEYS*LD > QUERIES*LP ? KEYS*LD : QUERIES*LP,
-    FORWARD = QUERIES*LD + PIECE + KEYS*LD, BACKWARD = 4*BACK*LD + 2*BACK*(BACK + 4) }; };       // floats of shared memory
+    FORWARD = QUERIES*LD + PIECE + KEYS*LD, BACKWARD = 4*BACKWARD_ROWS*LD + 2*BACKWARD_ROWS*(BACKWARD_ROWS + 4) }; };       // floats of shared memory
 
 // tile (R,LD) = rows first.. of x, which lie ld apart; rows from `end` on and columns from HS on are 0
 template <int D, int R> __device__ inline void load_tile(float *tile, const float *x, int ld, int first, int end, int HS) {
@@ -541,32 +550,32 @@ template <int D, int I, int N> __device__ inline void add_product(float (&sum)[I
 }
 
 // attention_forward: the same with an online softmax: scores never leave the chip              CPU twin: attention_forward_cpu
-// grid: a block 64 query rows of a head, 256 threads; thread (x,y) of 16 x 16 owns rows 4y..4y+3, keys x, x+16, .. of a tile, columns x, x+16, .. of out
+// grid: one block per 64 query rows of a head, 256 threads; thread (x,y) of 16 x 16 owns rows 4y..4y+3, keys x, x+16, .. of a tile, columns x, x+16, .. of out
 // memory: reads q once, the visible tiles of k and v Tq/64 times, writes out and lse once; shared memory: Tile<D>::FORWARD floats
-// needs: HS <= D; any Tq, Tk; a tile that none of its rows sees is not read
+// needs: HS <= D; any Tq, Tk; a tile of keys that none of the block's query rows sees is skipped
 template <int D> static __global__ void __launch_bounds__(256) attention_forward_kernel(Attend a) {
     enum { KEYS = Tile<D>::KEYS, LD = Tile<D>::LD, LP = Tile<D>::LP };
     DYNAMIC_SHARED(float, memory);
     SHARED(Span, spans, [QUERIES]);
-    float *qs = memory, *ks = qs + QUERIES*LD, *ps = ks, *vs = ks + Tile<D>::PIECE;      // the scores take the place of the keys
+    float *qs = memory, *ks = qs + QUERIES*LD, *ps = ks, *vs = ks + Tile<D>::PIECE;      // the weights p take the place of the keys
     int tiles = (a.Tq + QUERIES - 1) / QUERIES, t0 = (int)(blockIdx.x % tiles) * QUERIES, h = (int)(blockIdx.x / tiles) % a.NH, b = (int)(blockIdx.x / tiles) / a.NH;
     int i0 = threadIdx.x, x = i0 % 16, y = i0 / 16;
     const float *k_bh = a.k + (size_t)b*a.Tk*a.ldkv + h*a.HS, *v_bh = a.v + (size_t)b*a.Tk*a.ldkv + h*a.HS;
     load_tile<D, QUERIES>(qs, a.q + (size_t)b*a.Tq*a.ldq + h*a.HS, a.ldq, t0, a.Tq, a.HS);
     if (i0 < QUERIES) { Span none = {{0, 0}, {0, 0}}; spans[i0] = t0 + i0 < a.Tq ? a.span[t0 + i0] : none; }
     __syncthreads();                                    // spans are complete
-    int end = 0;                                        // behind the last key that anyone here sees: what lies there may be anything
+    int end = 0;                                        // one past the last key that a row of this block sees; what lies behind may be anything
     for (int r = 0; r < QUERIES; r++) for (int p = 0; p < 2; p++) if (spans[r].lo[p] < spans[r].hi[p]) end = max(end, spans[r].hi[p]);
 
     float sum[4] = {0, 0, 0, 0}, top[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY}, out[4][D/16] = {};
     for (int j0 = 0; j0 < end; j0 += KEYS) {
-        if (!__syncthreads_or(sees_any(spans[i0 % QUERIES], j0, j0 + KEYS))) continue;   // nobody sees it. A barrier: the last tile is done with
+        if (!__syncthreads_or(sees_any(spans[i0 % QUERIES], j0, j0 + KEYS))) continue;   // a barrier and a vote: everyone is done with the last tile; no row sees this one
         load_tile<D, KEYS>(ks, k_bh, a.ldkv, j0, end, a.HS);
         load_tile<D, KEYS>(vs, v_bh, a.ldkv, j0, end, a.HS);
         __syncthreads();                                // the tiles are complete
         float s[4][KEYS/16];
         dots<D>(s, qs + 4*y*LD, ks, x);
-        __syncthreads();                                // everyone is done with the keys: scores may take their place
+        __syncthreads();                                // everyone is done with the keys: the weights p may take their place
         #pragma unroll
         for (int i = 0; i < 4; i++) {
             float most = top[i];
@@ -583,17 +592,18 @@ template <int D> static __global__ void __launch_bounds__(256) attention_forward
             #pragma unroll
             for (int j = 0; j < KEYS/16; j++) {
                 float p = s[i][j] == -INFINITY ? 0 : expf(s[i][j] - most);
-                sum[i] += p;                            // of these keys only; lanes are added at the end
+                sum[i] += p;                            // over this lane's keys only; lanes are added at the end
                 ps[(4*y + i)*LP + x + 16*j] = p;
             }
         }
-        __syncthreads();                                // the scores are complete
+        __syncthreads();                                // the weights are complete
         add_product<D, 4, KEYS>(out, ps + 4*y*LP, LP, vs, x);
     }
     #pragma unroll
     for (int i = 0; i < 4; i++) {
         int t = t0 + 4*y + i;
         float total = sum_lanes(sum[i], 16);
+        if (total == 0 && sees_any(spans[4*y + i], 0, a.Tk)) total = NAN;      // every score is -inf, as after an overflow: not the same as no key at all
         if (t >= a.Tq) continue;
         #pragma unroll
         for (int e = 0; e < D/16; e++)
@@ -610,7 +620,7 @@ template <class Kernel> static bool allow_shared(Kernel kernel, size_t floats) {
 }
 template <int D> static bool fused_attention_forward(Attend a) {
     if (cuda_naive || !allow_shared(attention_forward_kernel<D>, Tile<D>::FORWARD)) return false;
-    RUN(attention_forward_kernel<D>, blocks(a.Tq, QUERIES) * (size_t)a.B * a.NH, 256, Tile<D>::FORWARD * sizeof(float), a);
+    RUN(attention_forward_kernel<D>, blocks((size_t)blocks(a.Tq, QUERIES) * a.B * a.NH, 1), 256, Tile<D>::FORWARD * sizeof(float), a);
     return true;
 }
 void attention_forward_cuda(float *out, float *lse, const float *q, const float *k, const float *v, const Span *span,
@@ -622,7 +632,7 @@ void attention_forward_cuda(float *out, float *lse, const float *q, const float 
 }
 
 // naive_attention_backward: dq, or dk and dv                                                   CPU twin: attention_backward_cpu
-// grid: KEYS: one thread a key of a head, over all rows that see it: dk, dv; otherwise one thread a query row, over its keys: dq
+// grid: KEYS: one thread per key of a head, over all rows that see it: dk, dv; otherwise one thread per query row, over its keys: dq
 // memory: every thread reads the rows of the other side
 // needs: any sizes
 template <bool KEYS> static __global__ void naive_attention_backward_kernel(Attend a) {
@@ -646,36 +656,41 @@ template <bool KEYS> static __global__ void naive_attention_backward_kernel(Atte
 }
 
 // attention_backward: the same by tiles; p is made again from lse                              CPU twin: attention_backward_cpu
-// grid: a block 32 rows of a head, 256 threads. KEYS: its rows are keys, and tiles of queries pass by: dk += scale ds^T q, dv += p^T dout;
+// grid: one block per 32 rows of a head, 256 threads. KEYS: its rows are keys, and tiles of queries pass by: dk += scale ds^T q, dv += p^T dout;
 //       otherwise its rows are queries, and keys pass by: dq += scale ds k. Thread (x,y) of 16 x 16 owns rows 2y, 2y+1, others x, x+16, columns x, x+16, ..
 // memory: own rows once, the visible tiles of the other side T/32 times, out with dout; shared memory: Tile<D>::BACKWARD floats
 // needs: HS <= D; any Tq, Tk; a tile without a visible pair is not read
 template <int D, bool KEYS> static __global__ void __launch_bounds__(256) attention_backward_kernel(Attend a) {
-    enum { LD = Tile<D>::LD, LP = BACK + 4 };
+    enum { LD = Tile<D>::LD, LP = BACKWARD_ROWS + 4 };
     DYNAMIC_SHARED(float, memory);
-    SHARED(Span, spans, [BACK]);                        // of the query rows, as are these two
-    SHARED(float, lse, [BACK]);
-    SHARED(float, delta, [BACK]);
-    float *own1 = memory, *own2 = own1 + BACK*LD, *other1 = own2 + BACK*LD, *other2 = other1 + BACK*LD, *ps = other2 + BACK*LD, *ds = ps + BACK*LP;
+    SHARED(Span, spans, [BACKWARD_ROWS]);                        // of the query rows, as are these two
+    SHARED(float, lse, [BACKWARD_ROWS]);
+    SHARED(float, delta, [BACKWARD_ROWS]);
+    // own1, own2: k, v (KEYS) or q, dout; other1, other2: q, dout (KEYS) or k, v
+    float *own1 = memory, *own2 = own1 + BACKWARD_ROWS*LD, *other1 = own2 + BACKWARD_ROWS*LD, *other2 = other1 + BACKWARD_ROWS*LD, *ps = other2 + BACKWARD_ROWS*LD, *ds = ps + BACKWARD_ROWS*LP;
     int T = KEYS ? a.Tk : a.Tq, S = KEYS ? a.Tq : a.Tk, C = a.NH * a.HS;
-    int tiles = (T + BACK - 1) / BACK, t0 = (int)(blockIdx.x % tiles) * BACK, h = (int)(blockIdx.x / tiles) % a.NH, b = (int)(blockIdx.x / tiles) / a.NH;
+    int tiles = (T + BACKWARD_ROWS - 1) / BACKWARD_ROWS, t0 = (int)(blockIdx.x % tiles) * BACKWARD_ROWS, h = (int)(blockIdx.x / tiles) % a.NH, b = (int)(blockIdx.x / tiles) / a.NH;
     int i0 = threadIdx.x, x = i0 % 16, y = i0 / 16;
     size_t at_q = (size_t)b*a.Tq*a.ldq + h*a.HS, at_k = (size_t)b*a.Tk*a.ldkv + h*a.HS, at_out = (size_t)b*a.Tq*C + h*a.HS;
-    load_tile<D, BACK>(own1, KEYS ? a.k + at_k : a.q + at_q, KEYS ? a.ldkv : a.ldq, t0, T, a.HS);
-    load_tile<D, BACK>(own2, KEYS ? a.v + at_k : a.dout + at_out, KEYS ? a.ldkv : C, t0, T, a.HS);
+    load_tile<D, BACKWARD_ROWS>(own1, KEYS ? a.k + at_k : a.q + at_q, KEYS ? a.ldkv : a.ldq, t0, T, a.HS);
+    load_tile<D, BACKWARD_ROWS>(own2, KEYS ? a.v + at_k : a.dout + at_out, KEYS ? a.ldkv : C, t0, T, a.HS);
 
+    bool known = false;                                 // what belongs to the query rows: own rows once, others with every tile
     float sum1[2][D/16] = {}, sum2[2][D/16] = {};       // dk and dv, or dq and nothing
-    for (int s0 = 0; s0 < S; s0 += BACK) {
+    for (int s0 = 0; s0 < S; s0 += BACKWARD_ROWS) {
         int q0 = KEYS ? s0 : t0, k0 = KEYS ? t0 : s0;
-        if (!__syncthreads_or(q0 + i0 % BACK < a.Tq && sees_any(a.span[q0 + i0 % BACK], k0, k0 + BACK))) continue;     // a barrier: the last tile is done with
-        load_tile<D, BACK>(other1, KEYS ? a.q + at_q : a.k + at_k, KEYS ? a.ldq : a.ldkv, s0, S, a.HS);
-        load_tile<D, BACK>(other2, KEYS ? a.dout + at_out : a.v + at_k, KEYS ? C : a.ldkv, s0, S, a.HS);
-        int r = i0 / 8, t = q0 + r;                     // 8 threads a query row: delta = dout.out
-        float part = 0;
-        if (t < a.Tq) for (int d = i0 % 8; d < a.HS; d += 8) part += a.dout[at_out + (size_t)t*C + d] * a.out[at_out + (size_t)t*C + d];
-        part = sum_lanes(part, 8);
-        Span none = {{0, 0}, {0, 0}};
-        if (i0 % 8 == 0) delta[r] = part, spans[r] = t < a.Tq ? a.span[t] : none, lse[r] = t < a.Tq ? a.lse[((size_t)b*a.NH + h)*a.Tq + t] : 0;
+        if (!__syncthreads_or(q0 + i0 % BACKWARD_ROWS < a.Tq && sees_any(a.span[q0 + i0 % BACKWARD_ROWS], k0, k0 + BACKWARD_ROWS))) continue;     // a barrier and a vote, as above
+        load_tile<D, BACKWARD_ROWS>(other1, KEYS ? a.q + at_q : a.k + at_k, KEYS ? a.ldq : a.ldkv, s0, S, a.HS);
+        load_tile<D, BACKWARD_ROWS>(other2, KEYS ? a.dout + at_out : a.v + at_k, KEYS ? C : a.ldkv, s0, S, a.HS);
+        if (KEYS || !known) {
+            int r = i0 / 8, t = q0 + r;                 // 8 threads per query row: delta = dout.out
+            float part = 0;
+            if (t < a.Tq) for (int d = i0 % 8; d < a.HS; d += 8) part += a.dout[at_out + (size_t)t*C + d] * a.out[at_out + (size_t)t*C + d];
+            part = sum_lanes(part, 8);
+            Span none = {{0, 0}, {0, 0}};
+            if (i0 % 8 == 0) delta[r] = part, spans[r] = t < a.Tq ? a.span[t] : none, lse[r] = t < a.Tq ? a.lse[((size_t)b*a.NH + h)*a.Tq + t] : 0;
+            known = true;
+        }
         __syncthreads();                                // tiles, spans, lse and delta are complete
         float s[2][2], dp[2][2];
         dots<D>(s, own1 + 2*y*LD, other1, x);
@@ -691,8 +706,8 @@ template <int D, bool KEYS> static __global__ void __launch_bounds__(256) attent
                 ds[row*LP + column] = seen ? p * (dp[i][j] - delta[query]) : 0;
             }
         __syncthreads();                                // p and ds are complete
-        add_product<D, 2, BACK>(sum1, ds + 2*y*LP, LP, other1, x);
-        if (KEYS) add_product<D, 2, BACK>(sum2, ps + 2*y*LP, LP, other2, x);
+        add_product<D, 2, BACKWARD_ROWS>(sum1, ds + 2*y*LP, LP, other1, x);
+        if (KEYS) add_product<D, 2, BACKWARD_ROWS>(sum2, ps + 2*y*LP, LP, other2, x);
     }
     #pragma unroll
     for (int i = 0; i < 2; i++)
@@ -706,8 +721,8 @@ template <int D, bool KEYS> static __global__ void __launch_bounds__(256) attent
 }
 template <int D> static bool fused_attention_backward(Attend a) {
     if (cuda_naive || !allow_shared(attention_backward_kernel<D, true>, Tile<D>::BACKWARD) || !allow_shared(attention_backward_kernel<D, false>, Tile<D>::BACKWARD)) return false;
-    RUN((attention_backward_kernel<D, false>), blocks(a.Tq, BACK) * (size_t)a.B * a.NH, 256, Tile<D>::BACKWARD * sizeof(float), a);
-    RUN((attention_backward_kernel<D, true>), blocks(a.Tk, BACK) * (size_t)a.B * a.NH, 256, Tile<D>::BACKWARD * sizeof(float), a);
+    RUN((attention_backward_kernel<D, false>), blocks((size_t)blocks(a.Tq, BACKWARD_ROWS) * a.B * a.NH, 1), 256, Tile<D>::BACKWARD * sizeof(float), a);
+    RUN((attention_backward_kernel<D, true>), blocks((size_t)blocks(a.Tk, BACKWARD_ROWS) * a.B * a.NH, 1), 256, Tile<D>::BACKWARD * sizeof(float), a);
     return true;
 }
 void attention_backward_cuda(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse, const float *q, const float *k, const float *v,
@@ -721,7 +736,7 @@ void attention_backward_cuda(float *dq, float *dk, float *dv, const float *dout,
 
 // ---- residual branch ----------------------------------------------------------------------------------------------------------
 
-// A Dropout as a kernel wants it: an element falls if its 32 bits are below limit = p * 2^32, others are multiplied by keep = 1/(1-p).
+// A Dropout as a kernel wants it: an element becomes 0 if its 32 bits are below limit = p * 2^32, others are multiplied by keep = 1/(1-p).
 struct Drop { uint64_t seed, stream, limit; float keep; };
 static Drop drop_of(Dropout d) { Drop drop = {d.seed, d.stream, (uint64_t)ceil(d.p * 4294967296.0), (float)(1 / (1 - d.p))}; return drop; }
 
@@ -734,7 +749,7 @@ __device__ inline float4 dropout_factors(const Drop &d, size_t i) {
 __device__ inline float component(float4 f, int k) { return k == 0 ? f.x : k == 1 ? f.y : k == 2 ? f.z : f.w; }
 
 // gated_residual_forward: out = x + gate * dropout(branch)                                     CPU twin: gated_residual_forward_cpu
-// grid: one thread four columns of a row, which share a Philox call
+// grid: one thread per four columns of a row, which share a Philox call
 // memory: reads x and branch, writes out once; gate from cache
 // needs: any N, C
 static __global__ void gated_residual_forward_kernel(float *out, const float *x, const float *branch, const float *gate, const int *group, Drop drop, int N, int C, int ld) {
@@ -754,7 +769,7 @@ void gated_residual_forward_cuda(float *out, const float *x, const float *branch
 }
 
 // gated_residual_backward, pass 1: dx += dout; dbranch += gate f dout                          CPU twin: gated_residual_backward_cpu
-// grid: one thread four columns of a row, which share a Philox call
+// grid: one thread per four columns of a row, which share a Philox call
 // memory: reads dout, reads and writes dx and dbranch once
 // needs: any N, C
 static __global__ void gated_residual_backward_kernel(float *dx, float *dbranch, const float *dout, const float *gate, const int *group, Drop drop, int N, int C, int ld) {
@@ -772,11 +787,11 @@ static __global__ void gated_residual_backward_kernel(float *dx, float *dbranch,
 }
 
 // pass 2, by columns: dgate of each group += sum over its rows of f branch dout
-// grid: (C/32, G), a block 32 columns and 32 runners
-// memory: reads branch and dout once, group G C/32 times from cache
-// needs: blocks of 32 x 32; any N, C, G
-static __global__ void gated_residual_backward_gate_kernel(float *dgate, const float *dout, const float *branch, const int *group, Drop drop, int N, int C, int ld) {
-    int c = blockIdx.x * 32 + threadIdx.x, g = blockIdx.y;
+// grid: (C/8, G), one block per 8 columns, with 128 runners
+// memory: reads branch and dout once, group G C/8 times from cache
+// needs: blocks of 8 x 128; any N, C, G
+static __global__ void __launch_bounds__(COLUMNS * RUNNERS) gated_residual_backward_gate_kernel(float *dgate, const float *dout, const float *branch, const int *group, Drop drop, int N, int C, int ld) {
+    int c = blockIdx.x * COLUMNS + threadIdx.x, g = blockIdx.y;
     float sum = 0;
     if (c < C) for (int n = threadIdx.y; n < N; n += RUNNERS)
         if (group_of(group, n) == g) sum += component(dropout_factors(drop, (size_t)n * ((C + 3) / 4) + c / 4), c % 4) * branch[(size_t)n*C + c] * dout[(size_t)n*C + c];
@@ -787,15 +802,15 @@ void gated_residual_backward_cuda(float *dx, float *dbranch, float *dgate, const
                                   Dropout drop, int N, int C, int G, int ld) {
     assert(G <= 65535 && "groups are the second dimension of a grid");
     if (dx || dbranch) RUN(gated_residual_backward_kernel, blocks((size_t)N * ((C + 3) / 4), 256), 256, 0, dx, dbranch, dout, gate, group, drop_of(drop), N, C, ld);
-    if (dgate && gate) RUN(gated_residual_backward_gate_kernel, dim3(blocks(C, 32), G), dim3(32, RUNNERS), 0, dgate, dout, branch, group, drop_of(drop), N, C, ld);
+    if (dgate && gate) RUN(gated_residual_backward_gate_kernel, dim3(blocks(C, COLUMNS), G), dim3(COLUMNS, RUNNERS), 0, dgate, dout, branch, group, drop_of(drop), N, C, ld);
 }
 
 // ---- rows ---------------------------------------------------------------------------------------------------------------------
 
 // gather_rows_forward, gather_rows_backward: out[n] = inp[row[n]]; dinp[row[n]] += dout[n]     CPU twins: gather_rows_forward_cpu, gather_rows_backward_cpu
-// grid: one thread an element of out
+// grid: one thread per element of out
 // memory: reads and writes the named rows once
-// needs: distinct rows, or two threads would add to the same number
+// needs: distinct rows (in backward two threads would add to the same number)
 static __global__ void gather_rows_forward_kernel(float *out, const float *inp, const int *row, size_t size, int C) {
     size_t i = thread_number();
     if (i < size) out[i] = inp[(size_t)row[i / C] * C + i % C];
@@ -812,7 +827,7 @@ void gather_rows_backward_cuda(float *dinp, const float *dout, const int *row, i
 }
 
 // store_rows: rows 0..T-1 of each sequence of out (B,W,C) = the first C columns of inp (B,T,ld)        CPU twin: store_rows_cpu
-// grid: one thread an element
+// grid: one thread per element
 // memory: reads and writes these elements once
 // needs: T <= W, C <= ld
 static __global__ void store_rows_kernel(float *out, const float *inp, size_t size, int T, int W, int C, int ld) {
@@ -827,7 +842,7 @@ void store_rows_cuda(float *out, const float *inp, int B, int T, int W, int C, i
 // ---- cross-entropy ------------------------------------------------------------------------------------------------------------
 
 // naive_cross_entropy_forward: row_loss = weight (lse - logits[target])                        CPU twin: cross_entropy_forward_cpu
-// grid: one thread a row, with the loops of the twin
+// grid: one thread per row, with the loops of the twin
 // memory: reads logits twice, neighbouring threads V numbers apart
 // needs: any N, V
 static __global__ void naive_cross_entropy_forward_kernel(float *row_loss, float *lse, const float *logits, const int *target, const double *weight, int excluded, int N, int V) {
@@ -836,10 +851,11 @@ static __global__ void naive_cross_entropy_forward_kernel(float *row_loss, float
     const float *logits_n = logits + (size_t)n*V;
     row_loss[n] = lse[n] = 0;
     if (weight[n] == 0) return;
-    float top = -INFINITY, sum = 0;
+    float top = -INFINITY;
+    double sum = 0;
     for (int v = 0; v < V; v++) if (v != excluded && !(logits_n[v] <= top)) top = logits_n[v];
     for (int v = 0; v < V; v++) if (v != excluded) sum += expf(logits_n[v] - top);
-    lse[n] = top + logf(sum);
+    lse[n] = (float)(top + log(sum));
     row_loss[n] = (float)(weight[n] * (lse[n] - logits_n[target[n]]));
 }
 
@@ -851,7 +867,7 @@ __device__ inline void join(float &top, float &sum, float top2, float sum2) {
 }
 
 // cross_entropy_forward: the same in one reading; the softmax is never stored                  CPU twin: cross_entropy_forward_cpu
-// grid: a block a row, 256 threads; thread i takes v = i, i+256, ..
+// grid: one block per row, 256 threads; thread i takes v = i, i+256, ..
 // memory: reads logits once (rows of weight 0 not at all)
 // needs: 256 threads; any N, V
 static __global__ void cross_entropy_forward_kernel(float *row_loss, float *lse, const float *logits, const int *target, const double *weight, int excluded, int V) {
@@ -897,7 +913,7 @@ void cross_entropy_forward_cuda(float *loss, float *row_loss, float *lse, const 
 }
 
 // cross_entropy_backward: logits = dloss scale weight (softmax - one-hot), in place            CPU twin: cross_entropy_backward_cpu
-// grid: a block a row, 256 threads; thread i takes v = i, i+256, ..
+// grid: one block per row, 256 threads; thread i takes v = i, i+256, ..
 // memory: reads (rows of weight 0 not) and writes logits once
 // needs: any N, V
 static __global__ void cross_entropy_backward_kernel(float *logits, const float *dloss, const float *lse, const int *target, const double *weight, double scale, int excluded, int V) {
@@ -914,8 +930,8 @@ void cross_entropy_backward_cuda(float *logits, const float *dloss, const float 
 // ---- drawing tokens -----------------------------------------------------------------------------------------------------------
 
 // softmax_nucleus: p = softmax of a row, cut to its nucleus, in double                         CPU twin: softmax_nucleus_cpu
-// grid: a block a row, 256 threads; thread i takes v = i, i+256, ..
-// memory: reads logits twice, writes and reads p some 20 times while bisection looks for the smallest number that is in (from cache: 400 KB a row at V = 50k)
+// grid: one block per row, 256 threads; thread i takes v = i, i+256, ..
+// memory: reads logits twice; writes p, reads it some 20 times (bisection looks for the smallest number that is in; 400 KB per row at V = 50k: cache), cuts and divides it
 // needs: 256 threads; any N, V
 static __global__ void softmax_nucleus_kernel(double *p, const float *logits, double top, int excluded, int V) {
     SHARED(float, tops, [8]);
@@ -934,7 +950,8 @@ static __global__ void softmax_nucleus_kernel(double *p, const float *logits, do
     for (int v = i; v < V; v += 256) sum += p_n[v] = v == excluded ? 0 : exp((double)logits_n[v] - (double)largest);
     sum = sum_block(sum);
 
-    // pass 2: bisection. The e of at least `low` are too much, those of at least `high` are not: they are `ahead` tokens, of total `running`
+    // pass 2: bisection. The tokens with e >= low add up to more than the limit, those with e >= high do not: they are `ahead` tokens, of total `running`;
+    // not_out: tokens with e >= low
     long long low = 0, high = __double_as_longlong(1.0) + 1;           // numbers >= 0 are ordered like their bits
     double limit = top * sum, running = 0, ahead = 0, not_out = V;
     if (!(top < 1 && sum > 0)) low = high = 0, running = sum;          // all, or NaN
@@ -945,7 +962,7 @@ static __global__ void softmax_nucleus_kernel(double *p, const float *logits, do
         if (total[0] > limit) low = middle, not_out = total[1]; else high = middle, ahead = total[1], running = total[0];
     }
 
-    // pass 3: what is left in [low, high) is one number, of several tokens perhaps: the first few are in. 256 tokens at a time, to know who is before whom
+    // pass 3: what is left in [low, high) is one value, of one token or of several: the first few are in, and the very first token always. 256 tokens at a time, to know who is before whom
     double in = __longlong_as_double(high), out = __longlong_as_double(low), before = running, kept = 0;
     int seen = 0;
     for (int v0 = 0; v0 < V; v0 += 256) {
@@ -967,7 +984,7 @@ static __global__ void softmax_nucleus_kernel(double *p, const float *logits, do
 void softmax_nucleus_cuda(double *p, const float *logits, double top, int excluded, int N, int V) { RUN(softmax_nucleus_kernel, N, 256, 0, p, logits, top, excluded, V); }
 
 // categorical: drawn = the first token whose running total exceeds u                           CPU twin: categorical_cpu
-// grid: a block a row, 256 threads; thread i sums the i-th part of the row, thread 0 finds the part and walks through it
+// grid: one block per row, 256 threads; thread i sums the i-th part of the row, thread 0 finds the part and walks through it
 // memory: reads p once, and one part again
 // needs: 256 threads; any N, V
 static __global__ void categorical_kernel(int *drawn, const double *p, const double *u, int V) {
@@ -1020,14 +1037,14 @@ void sum_squares_cuda(double *out, const float *x, size_t n) {
 }
 
 // adamw: one step with clipping by the norm sqrt(norm2), and the moving average                CPU twin: adamw_cpu
-// grid: one thread a number
+// grid: one thread per number
 // memory: reads five arrays and writes four, once each: 36 bytes a number
 // needs: any n
-struct AdamWStep { float b1, b2, decay, keep, m_scale, v_scale, eps, max_norm; };
+struct AdamWStep { float b1, b2, decay, keep, m_scale, v_scale, eps, max_norm; };        // decay: lr wd; keep: 1 - ema; m_scale: lr/(1-b1^t); v_scale: 1/(1-b2^t)
 static __global__ void adamw_kernel(float *param, float *m, float *v, float *ema, const float *grad, const double *norm2, size_t n, AdamWStep a) {
     size_t i = thread_number();
     if (i >= n) return;
-    float clip = a.max_norm > 0 ? a.max_norm / (sqrtf((float)*norm2) + 1e-6f) : 1, g = grad[i] * (clip < 1 ? clip : 1);
+    float clip = a.max_norm > 0 ? a.max_norm / ((float)sqrt(*norm2) + 1e-6f) : 1, g = grad[i] * (clip < 1 ? clip : 1);
     float m_i = a.b1*m[i] + (1 - a.b1)*g, v_i = a.b2*v[i] + (1 - a.b2)*g*g, p = param[i];
     p -= a.m_scale * m_i / (sqrtf(v_i * a.v_scale) + a.eps) + a.decay * p;
     m[i] = m_i, v[i] = v_i, param[i] = p;
@@ -1047,14 +1064,15 @@ void cuda_open(void (*on_error)(const char *line), char *name, size_t size) {
     fail = on_error;
     cudaError_t error = cudaGetDeviceCount(&devices);
     if (error != cudaSuccess || !devices) {
-        snprintf(line, sizeof line, "--device cuda: no CUDA device is to be had (%s)", error != cudaSuccess ? cudaGetErrorString(error) : "none found");
+        snprintf(line, sizeof line, "--device cuda: no CUDA device found (%s)", error == cudaErrorInsufficientDriver ? "no driver, or one older than this build" : error != cudaSuccess ? cudaGetErrorString(error) : "none");
         fail(line);
     }
     CHECK(cudaSetDevice(0));
     CHECK(cudaGetDeviceProperties(&gpu, 0));
     cudaFuncAttributes attributes;
-    if (cudaFuncGetAttributes(&attributes, (const void *)fill_kernel) != cudaSuccess) {
-        snprintf(line, sizeof line, "--device cuda: this build has no code for %s (make clean all CUDA_ARCH=sm_%d%d)", gpu.name, gpu.major, gpu.minor);
+    error = cudaFuncGetAttributes(&attributes, (const void *)fill_kernel);
+    if (error != cudaSuccess) {
+        snprintf(line, sizeof line, "--device cuda: this build has no code for %s (make clean all CUDA_ARCH=sm_%d%d): %s", gpu.name, gpu.major, gpu.minor, cudaGetErrorString(error));
         fail(line);
     }
     CHECK(cudaMallocHost((void **)&staging, STAGING));
@@ -1072,13 +1090,14 @@ void *cuda_allocate(size_t bytes) {
     if (cudaMalloc(&p, bytes) == cudaSuccess) return p;
     char line[512];
     size_t all, available = cuda_memory(&all);
-    snprintf(line, sizeof line, "out of GPU memory: %.2f GB are needed, %.2f GB of %s are free (try a smaller --batch or network)", bytes * 1e-9, available * 1e-9, gpu.name);
+    snprintf(line, sizeof line, "out of GPU memory: %.1f MB are needed, %.1f MB of %s are free (try less at a time)", bytes * 1e-6, available * 1e-6, gpu.name);
     fail(line);
     return NULL;
 }
 void cuda_release(void *device) { CHECK(cudaFree(device)); }
 
-// The host goes on at once: what is small travels from page-locked memory, behind the kernels launched so far.
+// Up to 32 MB since the last download travel from page-locked memory while the host goes on; more waits. Copies and kernels run in one queue, so an upload
+// may overwrite what kernels launched before it still read.
 void cuda_upload(void *device, const void *host, size_t bytes) {
     if (bytes > STAGING) { CHECK(cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice)); return; }
     if (staged + bytes > STAGING) { CHECK(cudaDeviceSynchronize()); staged = 0; }
@@ -1089,6 +1108,7 @@ void cuda_upload(void *device, const void *host, size_t bytes) {
 
 // Waits for all kernels and copies before it.
 void cuda_download(void *host, const void *device, size_t bytes) {
+    if (!bytes) return;
     CHECK(cudaMemcpy(host, device, bytes, cudaMemcpyDeviceToHost));
     staged = 0;
 }

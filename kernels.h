@@ -1,13 +1,14 @@
 // kernels.h: THE list of kernels, one line each. A program computes through these and nothing else.
 //
-// K(name, parameters, arguments) has a plain body name_cpu (cpu_kernels.c) and a twin name_cuda (cuda_kernels.cu); F(...) has a second, fast body for the
-// CPU, name_fast (cpu_fast.c).
+// Every kernel, K(name, parameters, arguments) or F(...), has a plain body name_cpu (cpu_kernels.c) and a twin name_cuda (cuda_kernels.cu); F kernels have
+// a second, fast body for the CPU, name_fast (cpu_fast.c).
 // common.h turns every line into a dispatcher `name`; tests/parity.c does not link unless every line has its parity_name.
 // Pointers and plain numbers only, so that this file is clean in C and in C++. Outputs first, then inputs, dims last.
-// An output is overwritten unless its name starts with d (a gradient): gradients are added to, except where a line says otherwise.
+// An output is overwritten unless it is a gradient, d + the name of another array: gradients are added to, except where a line says otherwise.
 //
 // `real` is a macro: float in the programs, double for gradient checks and for the oracle of tests/parity.c.
-// Letters: B batch, T rows (positions) of one sequence, C width, N rows in all (mostly B*T), NH heads, HS head size, V vocabulary.
+// Letters: B batch, T rows (positions) of one sequence, C width, N rows in all (mostly B*T), NH heads, HS head size, V vocabulary,
+// OC output columns, G groups, F columns of sinusoids, P positions of the rotary tables, W slots of a cache; ld, ldq, ldkv: numbers from one row to the next.
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -49,14 +50,14 @@ BOTH static inline Philox philox(uint64_t seed, uint64_t stream, uint64_t index)
     return x;
 }
 
-// One dropout call: element c of row n falls if word c%4 of philox(seed, stream, n*ceil(C/4) + c/4) is below p * 2^32.
+// One dropout call: element c of row n is set to 0 if word c%4 of philox(seed, stream, n*ceil(C/4) + c/4) is below p * 2^32.
 typedef struct Dropout { double p; uint64_t seed, stream; } Dropout;
 
 // What AdamW needs beside its arrays (Loshchilov & Hutter 2019, Alg. 2; clipping and EMA as PyTorch and torch_ema do them).
 typedef struct AdamW {
     double lr, beta1, beta2, eps, weight_decay;
     double max_norm;                            // gradients are scaled by min(1, max_norm / (norm + 1e-6)); 0: off
-    double ema;                                 // ema += (1 - ema decay) * (param - ema); the decay of this very step
+    double ema;                                 // the decay: average += (1 - ema) * (param - average); of this very step
     int step;                                   // 1, 2, ...: for the bias correction
 } AdamW;
 
@@ -91,7 +92,7 @@ typedef struct AdamW {
     K(rope_backward, (real *dx, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS), \
                      (dx, cosine, sine, position, pair, N, ld, heads, HS)) \
     /* out (B,Tq,NH*HS), lse (B,NH,Tq): softmax(q k^T / sqrt(HS) over span (Tq)) v. Rows of q, k|v are ldq, ldkv numbers apart. */ \
-    /* Keys that a row does not see change nothing in its result, unless they hold NaN or infinity and lie before the last key that some row sees */ \
+    /* Keys that a row does not see change nothing in its result, unless they hold NaN or infinity and lie before the last key that some row sees (in backward: anywhere) */ \
     F(attention_forward, (real *out, real *lse, const real *q, const real *k, const real *v, const Span *span, \
                           int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, Precision how), \
                           (out, lse, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv, how)) \
@@ -116,10 +117,10 @@ typedef struct AdamW {
     F(cross_entropy_backward, (real *logits, const real *dloss, const real *lse, const int *target, const double *weight, double scale, int excluded, \
                                int N, int V), (logits, dloss, lse, target, weight, scale, excluded, N, V)) \
     /* p (N,V), double: softmax of logits (N,V) without entry `excluded` (-1: none), cut to its nucleus and renormalised: of the tokens sorted by */ \
-    /* probability, of equal ones the smaller id first, those whose running total is at most `top`, and always the first. top >= 1: all */ \
+    /* probability, of equal ones the smaller id first, those whose running total is at most `top` (the one that passes it is out), and always the first. top >= 1: all */ \
     K(softmax_nucleus, (double *p, const real *logits, double top, int excluded, int N, int V), (p, logits, top, excluded, N, V)) \
     /* drawn (N): inverse transform of u (N), uniform in [0,1), through p (N,V): the first token whose running total exceeds u. If none does, the last */ \
-    /* that is possible: by rounding the total may be 1 - 1e-16 */ \
+    /* that is possible: by rounding the total may be 1 - 1e-16; so also for u >= 1 */ \
     K(categorical, (int *drawn, const double *p, const double *u, int N, int V), (drawn, p, u, N, V)) \
     /* out (1) = sum of x (n) squared */ \
     K(sum_squares, (double *out, const real *x, size_t n), (out, x, n)) \
@@ -135,11 +136,11 @@ KERNELS(DECLARE, DECLARE_FAST)
 bool has_matrix_unit(void);                     // of this CPU: bf16 is then much faster than float32
 
 // The second device, in builds that have it (cuda_kernels.cu). Errors end the program through on_error(one line). Transfers and kernels run in the order
-// of the calls; the host waits in cuda_download() only.
+// of the calls; the host waits in cuda_download(), and in cuda_upload() when more than 32 MB were sent since.
 #if !REAL_IS_DOUBLE
 #define DECLARE_CUDA(name, params, args) void name##_cuda params;
 KERNELS(DECLARE_CUDA, DECLARE_CUDA)
-extern bool cuda_naive;                                         // plain kernels only
+extern bool cuda_naive;                                         // the plain kernels of products, attention and cross-entropy
 void cuda_open(void (*on_error)(const char *line), char *name, size_t size);       // takes the first device; name (size): what it is called
 size_t cuda_memory(size_t *all);                                // free bytes on the device, of `all`
 void *cuda_allocate(size_t bytes);

@@ -2,7 +2,7 @@
 //
 // Blocks run in parallel (OpenMP). The threads of a block are fibres on one OS thread, switched only where CUDA threads may wait for
 // each other: __syncthreads, __syncwarp, shuffles, votes. In between, one thread runs after the other, in one of four orders (see `order`),
-// and all memory starts as NaN: a missing barrier gives wrong numbers in at least one order, every time.
+// and all memory starts as NaN: a missing barrier usually gives wrong numbers in at least one order, and the same ones in every run.
 // What CUDA leaves undefined ends the program here: one line says which kernel, block and thread, and the exit status is 99.
 // Environment: EMU_ORDER=0..3; faults on request: EMU_DEVICES=0 no device, EMU_MEMORY=bytes of the device, EMU_ARCH=none no code for it.
 #pragma once
@@ -60,7 +60,7 @@ inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 constexpr int warpSize = 32;
 
-enum cudaError_t { cudaSuccess, cudaErrorInvalidValue, cudaErrorMemoryAllocation, cudaErrorInvalidConfiguration = 9, cudaErrorNoDevice = 100,
+enum cudaError_t { cudaSuccess, cudaErrorInvalidValue, cudaErrorMemoryAllocation, cudaErrorInvalidConfiguration = 9, cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100,
                    cudaErrorInvalidDevice, cudaErrorNoKernelImageForDevice = 209 };
 enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
@@ -72,7 +72,7 @@ namespace emu {
 // ---- state --------------------------------------------------------------------------------------------------------------------------
 inline bool env_is(const char *name, const char *value) { const char *v = getenv(name); return v && !strcmp(v, value); }
 
-// bit 0: threads and blocks run from the last to the first; bit 1: a warp runs on until it stands at a block barrier, instead of all in step
+// bit 0: threads and blocks run from the last to the first; bit 1: a warp runs on until it stands at a block barrier; otherwise every thread runs to its next meeting point before any goes on
 inline int order = getenv("EMU_ORDER") ? atoi(getenv("EMU_ORDER")) & 3 : 0;
 // Device arrays end exactly where the forbidden pages begin, so an odd length is aligned like its elements. A test of kernels that read
 // float4 from arrays of odd length sets 16: addresses are then multiples of it, as cudaMalloc's are, and up to 15 bytes go unwatched.
@@ -392,6 +392,14 @@ inline cudaError_t device() { return env_is("EMU_DEVICES", "0") ? cudaErrorNoDev
 inline cudaError_t code() { return device() ? device() : env_is("EMU_ARCH", "none") ? cudaErrorNoKernelImageForDevice : cudaSuccess; }
 inline size_t total_memory() { const char *v = getenv("EMU_MEMORY"); return v ? strtoull(v, nullptr, 10) : (size_t)8 << 30; }
 
+struct Copy { void *to; const void *from; size_t bytes; };
+inline std::vector<Copy> pending;                // of cudaMemcpyAsync
+inline void flush() { for (const Copy &c : pending) memmove(c.to, c.from, c.bytes); pending.clear(); }
+inline bool copy_is_right(const void *to, const void *from, size_t n, int kind) {                 // a side that is named host must be no device memory
+    bool to_device = kind & 1, from_device = kind & 2;
+    return !device() && (!n || ((to_device ? on_device(to, n) : !on_device(to)) && (from_device ? on_device(from, n) : !on_device(from))));
+}
+
 template <class... P> struct Call {
     const char *name; void (*kernel)(P...); dim3 grid, block; size_t bytes;
     template <class T> static void check(int i, const T &v) {
@@ -404,6 +412,7 @@ template <class... P> struct Call {
                   && t.x * t.y * t.z <= 1024;
         cudaError_t e = code() ? code() : !ok ? cudaErrorInvalidConfiguration : bytes > SHARED_DEFAULT && bytes > limit ? cudaErrorInvalidValue : cudaSuccess;
         if (fail(e)) return;
+        flush();
         running = {name, grid, block, bytes, limit};
         int i = 0; (void)i; (check<P>(++i, p), ...);
         std::tuple<P...> args(p...); auto f = kernel;
@@ -488,6 +497,7 @@ template <class T> cudaError_t cudaMalloc(T **p, size_t n) {
 inline cudaError_t cudaFree(void *p) {
     auto it = emu::memory.find((char *)p);
     if (!p || emu::device()) return emu::fail(emu::device());
+    emu::flush();
     if (it == emu::memory.end()) return emu::fail(cudaErrorInvalidValue);
     emu::used_memory -= it->second.bytes, emu::give(it->second), emu::memory.erase(it);
     return cudaSuccess;
@@ -498,23 +508,27 @@ template <class T> cudaError_t cudaMallocHost(T **p, size_t n) {
     return emu::fail(*p ? cudaSuccess : cudaErrorMemoryAllocation);
 }
 inline cudaError_t cudaFreeHost(void *p) { free(p); return cudaSuccess; }
-inline cudaError_t cudaMemcpy(void *to, const void *from, size_t n, cudaMemcpyKind kind) {   // a side that is named host must be no device memory
-    if (emu::device() || !n) return emu::fail(emu::device());
-    bool to_device = kind & 1, from_device = kind & 2;
-    if (to_device ? !emu::on_device(to, n) : emu::on_device(to)) return emu::fail(cudaErrorInvalidValue);
-    if (from_device ? !emu::on_device(from, n) : emu::on_device(from)) return emu::fail(cudaErrorInvalidValue);
-    memmove(to, from, n);
+inline cudaError_t cudaMemcpy(void *to, const void *from, size_t n, cudaMemcpyKind kind) {
+    emu::flush();
+    if (!emu::copy_is_right(to, from, n, kind)) return emu::fail(emu::device() ? emu::device() : cudaErrorInvalidValue);
+    if (n) memmove(to, from, n);
     return cudaSuccess;
 }
-inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind kind, cudaStream_t = 0) { return cudaMemcpy(to, from, n, kind); }
+// as late as the real one may: before the next launch, copy or wait. A source that is used again too early shows.
+inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind kind, cudaStream_t = 0) {
+    if (!emu::copy_is_right(to, from, n, kind)) return emu::fail(emu::device() ? emu::device() : cudaErrorInvalidValue);
+    emu::pending.push_back({to, from, n});
+    return cudaSuccess;
+}
 inline cudaError_t cudaMemset(void *p, int value, size_t n) {
+    emu::flush();
     if (emu::device() || !n) return emu::fail(emu::device());
     if (!emu::on_device(p, n)) return emu::fail(cudaErrorInvalidValue);
     memset(p, value, n);
     return cudaSuccess;
 }
-inline cudaError_t cudaDeviceSynchronize() { return emu::fail(emu::device()); }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return emu::fail(emu::device()); }
+inline cudaError_t cudaDeviceSynchronize() { emu::flush(); return emu::fail(emu::device()); }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaDeviceSynchronize(); }
 template <class K> cudaError_t cudaFuncSetAttribute(K *kernel, cudaFuncAttribute, int bytes) {
     if (emu::code() || bytes < 0 || (size_t)bytes > emu::SHARED_MAX) return emu::fail(emu::code() ? emu::code() : cudaErrorInvalidValue);
     emu::allowed[(const void *)kernel] = bytes;

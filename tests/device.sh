@@ -1,5 +1,6 @@
 #!/bin/sh
-# tests/device.sh PROGRAM DIR: PROGRAM, built with CUDA (emulated or not), computes on its device what it computes on the CPU: losses, gradient norms, checkpoints, texts, errors.
+# tests/device.sh PROGRAM DIR: PROGRAM, built with CUDA (emulated or not): losses, gradient norms, texts and the exact bound agree with its own CPU; a resumed run
+# on the device equals an uninterrupted one to the bit; errors are one line each.
 set -u
 program=$1 dir=$2 passed=0 failed=0
 ok() { passed=$((passed + 1)); }
@@ -46,9 +47,9 @@ refused() {                                             # refused PATTERN COMMAN
 refused 'precision bf16: not with --device cuda' $program train $net --precision bf16 --device cuda --out "$dir/none"
 refused 'device tpu: cpu or cuda' $program train $net --device tpu --out "$dir/none"
 case $program in *emu*)
-    refused 'no CUDA device is to be had (no CUDA-capable device is detected)' env EMU_DEVICES=0 $program train $net --device cuda --out "$dir/none"
-    refused 'no code for .* (make clean all CUDA_ARCH=sm_90)' env EMU_ARCH=none $program train $net --device cuda --out "$dir/none"
-    refused 'GB of memory are needed, a GPU.* has 0.00 GB free' env EMU_MEMORY=100000 $program train $net --device cuda --out "$dir/none" ;;
+    refused 'no CUDA device found (no CUDA-capable device is detected)' env EMU_DEVICES=0 $program train $net --device cuda --out "$dir/none"
+    refused 'no code for .* (make clean all CUDA_ARCH=sm_90): no kernel image' env EMU_ARCH=none $program train $net --device cuda --out "$dir/none"
+    refused 'MB of memory are needed, a GPU.* has 0.1 MB free' env EMU_MEMORY=100000 $program train $net --device cuda --out "$dir/none" ;;
 esac
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ]

@@ -54,5 +54,6 @@ for document in README.md NOTES.md; do
         if grep -qE "\{\"${option#--}\"," bd3lm.c || [ "$option" = --help ] || [ "$option" = --no-install-recommends ]; then ok; else fail "$document names $option, which is no option"; fi
     done
 done
+if grep -n 'MUTANTS_' NOTES.md; then fail "NOTES.md has a number to be filled in"; else ok; fi
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ] && [ $passed -gt 0 ]

@@ -431,6 +431,14 @@ static void parity_attention_forward(void) {
                 CHECK(isnan(out->f[t*C]) == sees, "attention_forward_%s: NaN in q, row %d", name, t);
             }
             restore();
+            for (int t = 0; t < Tq; t++) q->f[(size_t)t*ldq] = -1e30f;                   // every score overflows to -inf: NaN, and 0 only for a row that sees no key
+            for (int j = 0; j < Tk; j++) kv->f[(size_t)j*ldkv] = 1e30f;
+            RUN_F(attention_forward, body);
+            for (int t = 0; t < Tq; t++) {
+                bool sees = span.f[t].hi[0] > span.f[t].lo[0] || span.f[t].hi[1] > span.f[t].lo[1];
+                CHECK(sees ? isnan(out->f[t*C]) : out->f[t*C] == 0, "attention_forward_%s: all scores -inf, row %d: %g", name, t, (double)out->f[t*C]);
+            }
+            restore();
         }
         #undef A
         drop_arrays();
@@ -730,7 +738,7 @@ static void parity_sum_squares(void) {
 static void parity_adamw(void) {
     FOR_SIZES(n) for (int form = 0; form < 3; form++) {                // not clipped, at a later step; clipped, at the first; too small to be clipped
         Doubles norm2 = doubles(1);
-        *norm2.f = form == 2 ? 0.04 : 4;
+        *norm2.f = form == 2 ? 0.04 : n == 7 ? 1e50 : 4;              // a norm whose square is beyond float
         AdamW a = {0.1, 0.9, 0.99, 1e-8, 0.1, form ? 1 : 0, 0.5, form == 1 ? 1 : 7};
         Array *param = array((size_t)n), *m = array((size_t)n), *v = array((size_t)n), *ema = array((size_t)n), *grad = array((size_t)n);
         for (int i = 0; i < n; i++) v->start[i] = fabsf(v->start[i]), v->d0[i] = v->start[i];
@@ -759,6 +767,25 @@ static void test_vexp(void) {
 
 #else
 static void failed(const char *line) { printf("%s\n", line); exit(1); }
+
+// Uploads one after the other, more than the staging memory holds, one larger than it, and each from a buffer that is used again at once
+static void test_transfers(void) {
+    enum { SIZE = 9 << 20, N = 5, LARGE = 40 << 20 };
+    unsigned char *host = malloc(LARGE), *device[N], *large = cuda_allocate(LARGE);
+    for (int i = 0; i < N; i++) device[i] = cuda_allocate(SIZE), memset(host, i + 1, SIZE), cuda_upload(device[i], host, SIZE);
+    memset(host, 99, LARGE), cuda_upload(large, host, LARGE), memset(host, 0, LARGE);
+    for (int i = 0; i < N; i++) {
+        cuda_download(host, device[i], SIZE);
+        bool right = true;
+        for (int j = 0; j < SIZE; j++) right = right && host[j] == i + 1;
+        CHECK(right, "upload %d arrives as something else", i);
+    }
+    cuda_download(host, large, LARGE);
+    CHECK(host[0] == 99 && host[LARGE - 1] == 99, "a large upload: %d %d", host[0], host[LARGE - 1]);
+    cuda_upload(large, host, 0), cuda_download(host, large, 0);
+    for (int i = 0; i < N; i++) cuda_release(device[i]);
+    cuda_release(large), free(host);
+}
 #endif
 
 #define LOAD(name, params, args) *(void **)&name##_f64 = dlsym(oracle, #name "_cpu");
@@ -778,6 +805,8 @@ int main(int argc, char **argv) {
     KERNELS(RUN, RUN)
 #ifndef WITH_CUDA
     test_vexp();
+#else
+    if (argc < 3) test_transfers();
 #endif
     return finish("parity");
 }
