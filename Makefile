@@ -28,7 +28,7 @@ CUDA_LIBS := $(shell $(NVCC) --dryrun -o /dev/null none.o 2>&1 | sed -n 's/^\#$$
 endif
 $(info [build] CC=$(CC) $(shell $(CC) -dumpversion 2>/dev/null) OMP=$(OMP) ARCH=$(ARCH) NVCC=$(if $(NVCC),$(NVCC) $(CUDA_ARCH),none) CXX=$(if $(EMU),$(CXX),none))
 
-HEADERS = common.h io.h kernels.h data/text.h tests/check_bd3lm.h
+HEADERS = common.h io.h kernels.h data/text.h tests/golden.h tests/check_bd3lm.h
 KERNELS = $(BUILD)/cpu_kernels.o $(BUILD)/cpu_fast.o
 .DELETE_ON_ERROR:
 .PHONY: all emu setup demo test test-cuda test-long mutants kernel-table bench debug data docs-check clean

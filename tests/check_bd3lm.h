@@ -1,120 +1,7 @@
 // check_bd3lm.h: recomputes golden files of the official BD3-LM code through the functions of bd3lm.c. No second implementation: only translation.
 // The files' letters are the paper's (L length, L' block_size, t level, xt noisy ids); they are translated here and nowhere else.
 #pragma once
-
-typedef struct Golden {
-    const SafeTensors *st;
-    const char *file;
-    int passed, failed, compared;
-} Golden;
-
-__attribute__((format(printf, 2, 3))) static bool refuse(Golden *g, const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    printf("FAIL  %s  ", g->file);
-    vprintf(format, args);
-    printf("\n");
-    va_end(args);
-    g->failed++;
-    return false;
-}
-
-static const char *meta_text(Golden *g, const char *key) { const char *s = st_meta(g->st, key); return s ? s : ""; }
-static double meta(Golden *g, const char *key) { return strtod(meta_text(g, key), NULL); }
-
-// the key must be there, a number, and within [min, max]
-static bool need_number(Golden *g, const char *key, double min, double max) {
-    char *end;
-    const char *s = meta_text(g, key);
-    double x = strtod(s, &end);
-    if (end == s || *end || !(x >= min && x <= max)) return refuse(g, "metadata %s='%s': a number from %g to %g is needed", key, s, min, max);
-    return true;
-}
-static bool need_whole(Golden *g, const char *key, double min, double max) {
-    if (!need_number(g, key, min, max)) return false;
-    return meta(g, key) == floor(meta(g, key)) || refuse(g, "metadata %s='%s': a whole number is needed", key, meta_text(g, key));
-}
-static bool need_value(Golden *g, const char *key, const char *value) {
-    const char *s = meta_text(g, key);
-    if (strcmp(s, value) && !(strtod(s, NULL) == strtod(value, NULL) && *s >= '0' && *s <= '9'))
-        return refuse(g, "not supported: %s=%s (only %s)", key, s, value);
-    return true;
-}
-
-// a tensor of this shape (dims numbers), NULL and a line if it is missing or has another shape
-static const StTensor *need_shape(Golden *g, const char *name, int dims, const int *shape) {
-    const StTensor *t = st_find(g->st, name);
-    if (!t) { refuse(g, "%s is missing", name); return NULL; }
-    bool same = t->dims == dims;
-    for (int i = 0; same && i < dims; i++) same = t->shape[i] == (size_t)shape[i];
-    if (!same) { refuse(g, "%s has not the shape that the metadata asks for", name); return NULL; }
-    return t;
-}
-#define SHAPE(...) (int)(sizeof((int[]){__VA_ARGS__}) / sizeof(int)), (int[]){__VA_ARGS__}
-
-// its numbers as doubles; `below` > 0: whole numbers from 0 to below - 1. NULL and a line if anything is wrong.
-static double *need_tensor(Golden *g, const char *name, int below, int dims, const int *shape) {
-    const StTensor *t = need_shape(g, name, dims, shape);
-    if (!t) return NULL;
-    double *x = NEW(double, t->count);
-    for (size_t i = 0; i < t->count; i++) {
-        x[i] = st_number(t, i);
-        if (!below || (x[i] >= 0 && x[i] < below && x[i] == floor(x[i]))) continue;
-        refuse(g, "%s[%zu] = %g: not a whole number from 0 to %d", name, i, x[i], below - 1);
-        free(x);
-        return NULL;
-    }
-    return x;
-}
-static int *to_int(double *x, size_t n) {               // frees x
-    int *y = NEW(int, n);
-    for (size_t i = 0; i < n; i++) y[i] = (int)x[i];
-    free(x);
-    return y;
-}
-
-// Compares one expected tensor by the rule of the golden files' README; a NaN stays the worst.
-//   out.*: |got - want| <= tol max(1, |want|) (rule=element) or tol max(1, largest |want|) (rule=tensor); grad.*: tol_grad largest |want|; integers: equal
-static void compare(Golden *g, const char *name, const double *got, int dims, const int *shape) {
-    const StTensor *t = need_shape(g, name, dims, shape);
-    g->compared++;
-    if (!t) return;
-    bool grad = !strncmp(name, "grad.", 5), whole = !st_is_real(t), by_tensor = grad || !strcmp(meta_text(g, "rule"), "tensor"), ok = true;
-    double tol = REAL_IS_DOUBLE ? 1e-6 : meta(g, grad ? "tol_grad" : "tol"), largest = 0, worst = -1, worst_bound = 0;
-    size_t at = 0;
-    for (size_t i = 0; i < t->count; i++) largest = fmax(largest, fabs(st_number(t, i)));
-    for (size_t i = 0; i < t->count; i++) {
-        double want = st_number(t, i), size = grad ? largest : fmax(1, by_tensor ? largest : fabs(want));
-        double bound = whole ? 0 : tol * size, diff = fabs(got[i] - want);
-        bool fine = isfinite(got[i]) && diff <= bound;
-        double excess = fine ? (bound > 0 ? diff / bound : 0) : isfinite(diff) ? 1e9 + diff : INFINITY;
-        if (excess > worst) worst = excess, at = i, worst_bound = bound;
-        ok = ok && fine;
-    }
-    char text[128] = "";
-    for (int i = 0; i < t->dims; i++) snprintf(text + strlen(text), sizeof text - strlen(text), "%s%zu", i ? "," : "", t->shape[i]);
-    double want = t->count ? st_number(t, at) : 0, have = t->count ? got[at] : 0;
-    printf("%-4s  %s  %s  (%s)  worst |got-want| %.3g at %zu  got %.9g  want %.9g  bound %.3g\n",
-           ok ? "ok" : "FAIL", g->file, name, text, fabs(have - want), at, have, want, worst_bound);
-    if (ok) g->passed++; else g->failed++;
-}
-
-static void compare_device(Golden *g, const char *name, const real *device, int dims, const int *shape) {
-    size_t n = 1;
-    for (int i = 0; i < dims; i++) n *= (size_t)shape[i];
-    real *x = NEW(real, n);
-    double *y = NEW(double, n);
-    download(x, device, n * sizeof(real));
-    for (size_t i = 0; i < n; i++) y[i] = (double)x[i];
-    compare(g, name, y, dims, shape);
-    free(x), free(y);
-}
-
-// a parameter's shape in the file
-static int param_dims(const Param *p, int shape[2]) {
-    shape[0] = p->dims == 2 ? p->t.T : p->t.C, shape[1] = p->t.C;
-    return p->dims;
-}
+#include "golden.h"     // brings: refuse(), need_tensor(), compare(), read_weights(), check_files()
 
 // Metadata and weights of a network -> *c; false and a line if something is missing, not supported or does not fit.
 static bool read_net_config(Golden *g, NetConfig *c, bool ar) {
@@ -131,29 +18,6 @@ static bool read_net_config(Golden *g, NetConfig *c, bool ar) {
     snprintf(last, sizeof last, "param.blocks.%d.mlp.0.weight", c->NL - 1);
     return c->NL <= g->st->tensors && need_shape(g, "param.vocab_embed.embedding", SHAPE(c->V, c->C)) && (double)c->mlp * c->C < 1e9 && need_shape(g, last, SHAPE(c->mlp * c->C, c->C))
         && (ar || need_shape(g, "param.sigma_map.mlp.0.weight", SHAPE(c->cond, c->freq)));
-}
-
-// the file's weights into the network, and a line for every weight that the network does not have
-static bool read_weights(Golden *g, Net *net) {
-    for (int i = 0; i < net->ps.n; i++) {
-        const Tensor *t = &net->ps.list[i]->t;
-        char name[256];
-        int shape[2], dims = param_dims(net->ps.list[i], shape);
-        snprintf(name, sizeof name, "param.%s", t->name);
-        double *values = need_tensor(g, name, 0, dims, shape);
-        if (!values) return false;
-        real *r = NEW(real, count(t));
-        for (size_t j = 0; j < count(t); j++) r[j] = (real)values[j];
-        upload(t->data, r, count(t) * sizeof(real));
-        free(values), free(r);
-    }
-    for (int i = 0; i < g->st->tensors; i++) {
-        const char *name = g->st->tensor[i].name;
-        bool known = strncmp(name, "param.", 6);
-        for (int j = 0; j < net->ps.n; j++) known = known || !strcmp(name + 6, net->ps.list[j]->t.name);
-        if (!known) return refuse(g, "%s: the network has no such weight", name);
-    }
-    return true;
 }
 
 // kind bd3_loss_grad: loss, logits, log-probabilities and the gradient of every weight
@@ -190,7 +54,7 @@ static void check_loss_grad(Golden *g) {
         if (!pass) begin_dry_run(); else end_dry_run(false);
         net_free(&net);
         net = net_create(c, true, 1, T, 0, 0);
-        if (!read_weights(g, &net)) { if (!pass) end_dry_run(false); goto done; }
+        if (!read_weights(g, &net.ps)) { if (!pass) end_dry_run(false); goto done; }
         begin_step();
         zero_grad(&net.ps);
         loss = ar ? ar_loss(&net, x, counted, B, T) : bd3_loss(&net, x, x_tau, w, counted, B, T, block, true);
@@ -295,7 +159,7 @@ static void check_cache(Golden *g) {
         if (!pass) begin_dry_run(); else end_dry_run(false);
         net_free(&net);
         net = net_create(c, false, 1, T, 1, W);
-        if (!read_weights(g, &net)) { if (!pass) end_dry_run(false); goto done; }
+        if (!read_weights(g, &net.ps)) { if (!pass) end_dry_run(false); goto done; }
         Sampler s = {.net = &net, .B = 1, .L = T, .block = block, .x = now};
         memcpy(now, x, (size_t)T * sizeof(int));
         for (int b = 0, at = 0; b < blocks; b++, at += block) {
@@ -377,35 +241,21 @@ done:
     free(in), free(drawn), free(x), free(row), free(p), free(q), free(u), free(pick), free(out), free(logits);
 }
 
-// One file that is already in memory. Every out.* and grad.* tensor must have been compared.
+// One file that is already in memory.
 static void check_golden(Golden *g) {
-    int before = g->failed, expected = 0;
-    const char *kind = meta_text(g, "kind");
-    g->compared = 0;
-    if (strcmp(meta_text(g, "paper"), "bd3lm")) { refuse(g, "a file of paper '%s', not of bd3lm", meta_text(g, "paper")); return; }
+    const char *kind = golden_kind(g, "bd3lm");
+    if (!kind) return;
     if (!strcmp(kind, "bd3_loss_grad")) check_loss_grad(g);
     else if (!strcmp(kind, "bd3_masks")) check_masks(g);
     else if (!strcmp(kind, "bd3_noise")) check_noise(g);
     else if (!strcmp(kind, "bd3_cache")) check_cache(g);
     else if (!strcmp(kind, "bd3_sampler_step")) check_sampler_step(g);
     else refuse(g, "not supported: kind=%s", kind);
-    for (int i = 0; i < g->st->tensors; i++) expected += !strncmp(g->st->tensor[i].name, "out.", 4) || !strncmp(g->st->tensor[i].name, "grad.", 5);
-    if (g->failed == before && g->compared != expected) refuse(g, "%d tensors are expected, %d were compared", expected, g->compared);
+    golden_complete(g);
 }
 
 static int run_check(int files, char **file) {
     set_up();
     precision = FP32;                                   // whatever the processor has
-    Golden g = {0};
-    for (int i = 0; i < files; i++) {
-        size_t size;
-        unsigned char *bytes = read_file(file[i], &size);
-        SafeTensors st;
-        const char *error = st_parse(&st, bytes, size), *slash = strrchr(file[i], '/');
-        g.st = &st, g.file = slash ? slash + 1 : file[i];
-        if (error) refuse(&g, "not a safetensors file: %s", error); else { check_golden(&g); st_free(&st); }
-        free(bytes);
-    }
-    printf("%d passed, %d failed\n", g.passed, g.failed);
-    return g.failed != 0;
+    return check_files(files, file, check_golden);
 }
