@@ -578,6 +578,21 @@ static Tensor *gather_rows(Tensor *x, const int *row, int N) {
     return out;
 }
 
+// a[n] x[n] + b[n] y[n] + c[n] z[n] for every row n; coefficients on the host, (N). y, z NULL: not there -> the shape of x
+typedef struct { Tensor *out, *x, *y, *z; const double *a, *b, *c; } Mix;
+static void mix_back(const void *p) {
+    const Mix *m = p;
+    mix_rows_backward(grad_of(m->x), grad_of(m->y), grad_of(m->z), m->out->grad, m->a, m->b, m->c, rows(m->out), m->out->C);
+}
+static Tensor *mix(Tensor *x, const double *a, Tensor *y, const double *b, Tensor *z, const double *c) {
+    Tensor *out = activation(x->B, x->T, x->C, "mix");
+    size_t bytes = (size_t)rows(x) * sizeof(double);
+    const double *da = to_device(a, bytes), *db = y ? to_device(b, bytes) : NULL, *dc = z ? to_device(c, bytes) : NULL;
+    mix_rows_forward(out->data, x->data, y ? y->data : NULL, z ? z->data : NULL, da, db, dc, rows(x), x->C);
+    RECORD(Mix, mix_back, out, x, y, z, da, db, dc);
+    return out;
+}
+
 // scale * sum_n weight[n] * -log softmax(logits[n] without entry `excluded`)[target[n]] -> (1,1,1); row_loss (N) keeps the terms of the sum.
 // target (N) and weight (N, double) on the device. Backward writes the gradient over the logits, so they must have no other reader.
 typedef struct { Tensor *out, *logits; real *lse; const int *target; const double *weight; double scale; int excluded; } CrossEntropy;

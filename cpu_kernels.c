@@ -363,6 +363,23 @@ void store_rows_cpu(real *out, const real *inp, int B, int T, int W, int C, int 
         for (int t = 0; t < T; t++) memcpy(out + ((size_t)b*W + t)*C, inp + ((size_t)b*T + t)*ld, C * sizeof(real));
 }
 
+void mix_rows_forward_cpu(real *out, const real *x, const real *y, const real *z, const double *a, const double *b, const double *c, int N, int C) {
+    #pragma omp parallel for if ((double)N * C > 10000)
+    for (int n = 0; n < N; n++)
+        for (size_t i = (size_t)n*C; i < (size_t)(n + 1)*C; i++) out[i] = (real)(a[n]*x[i] + (y ? b[n]*y[i] : 0) + (z ? c[n]*z[i] : 0));
+}
+
+// fwd: out = a x + b y + c z      bwd: dx += a dout;  dy += b dout;  dz += c dout
+void mix_rows_backward_cpu(real *dx, real *dy, real *dz, const real *dout, const double *a, const double *b, const double *c, int N, int C) {
+    #pragma omp parallel for if ((double)N * C > 10000)
+    for (int n = 0; n < N; n++)
+        for (size_t i = (size_t)n*C; i < (size_t)(n + 1)*C; i++) {
+            if (dx) dx[i] += (real)(a[n]*dout[i]);
+            if (dy) dy[i] += (real)(b[n]*dout[i]);
+            if (dz) dz[i] += (real)(c[n]*dout[i]);
+        }
+}
+
 // ---- cross-entropy ------------------------------------------------------------------------------------------------------------
 
 // row_loss = weight (lse - logits[target]),   lse = log sum_{v != excluded} exp(logits_v)

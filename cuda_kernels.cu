@@ -839,6 +839,28 @@ void store_rows_cuda(float *out, const float *inp, int B, int T, int W, int C, i
     RUN(store_rows_kernel, blocks((size_t)B * T * C, 256), 256, 0, out, inp, (size_t)B * T * C, T, W, C, ld);
 }
 
+// mix_rows_forward, mix_rows_backward: out = a x + b y + c z; dx += a dout, ...               CPU twins: mix_rows_forward_cpu, mix_rows_backward_cpu
+// grid: one thread an element
+// memory: forward reads x, y, z and writes out once; backward reads dout, reads and writes dx, dy, dz once
+// needs: any N, C; arithmetic in double, as in the twins
+static __global__ void mix_rows_forward_kernel(float *out, const float *x, const float *y, const float *z, const double *a, const double *b, const double *c, size_t size, int C) {
+    size_t i = thread_number(), n = i / C;
+    if (i < size) out[i] = (float)(a[n]*x[i] + (y ? b[n]*y[i] : 0) + (z ? c[n]*z[i] : 0));
+}
+static __global__ void mix_rows_backward_kernel(float *dx, float *dy, float *dz, const float *dout, const double *a, const double *b, const double *c, size_t size, int C) {
+    size_t i = thread_number(), n = i / C;
+    if (i >= size) return;
+    if (dx) dx[i] += (float)(a[n]*dout[i]);
+    if (dy) dy[i] += (float)(b[n]*dout[i]);
+    if (dz) dz[i] += (float)(c[n]*dout[i]);
+}
+void mix_rows_forward_cuda(float *out, const float *x, const float *y, const float *z, const double *a, const double *b, const double *c, int N, int C) {
+    RUN(mix_rows_forward_kernel, blocks((size_t)N * C, 256), 256, 0, out, x, y, z, a, b, c, (size_t)N * C, C);
+}
+void mix_rows_backward_cuda(float *dx, float *dy, float *dz, const float *dout, const double *a, const double *b, const double *c, int N, int C) {
+    RUN(mix_rows_backward_kernel, blocks((size_t)N * C, 256), 256, 0, dx, dy, dz, dout, a, b, c, (size_t)N * C, C);
+}
+
 // ---- cross-entropy ------------------------------------------------------------------------------------------------------------
 
 // naive_cross_entropy_forward: row_loss = weight (lse - logits[target])                        CPU twin: cross_entropy_forward_cpu

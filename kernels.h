@@ -109,6 +109,12 @@ typedef struct AdamW {
     K(gather_rows_backward, (real *dinp, const real *dout, const int *row, int N, int C), (dinp, dout, row, N, C)) \
     /* out (B,W,C): rows 0..T-1 of each sequence = the first C columns of inp (B,T,ld): keys and values go into a cache */ \
     K(store_rows, (real *out, const real *inp, int B, int T, int W, int C, int ld), (out, inp, B, T, W, C, ld)) \
+    /* out (N,C) = a (N) x + b (N) y + c (N) z, in double: every step of a continuous diffusion. y and z may be NULL */ \
+    K(mix_rows_forward,  (real *out, const real *x, const real *y, const real *z, const double *a, const double *b, const double *c, int N, int C), \
+                         (out, x, y, z, a, b, c, N, C)) \
+    /* dx, dy, dz may be NULL */ \
+    K(mix_rows_backward, (real *dx, real *dy, real *dz, const real *dout, const double *a, const double *b, const double *c, int N, int C), \
+                         (dx, dy, dz, dout, a, b, c, N, C)) \
     /* row_loss (N) = weight (N) * -log softmax(logits (N,V) without entry `excluded`)[target (N)]; loss (1) = scale * sum. lse (N) is kept. */ \
     /* A row of weight 0 is not read. excluded = -1: none */ \
     F(cross_entropy_forward, (real *loss, real *row_loss, real *lse, const real *logits, const int *target, const double *weight, double scale, int excluded, \

@@ -576,6 +576,30 @@ static void parity_store_rows(void) {
     }
 }
 
+static Doubles coefficients(int n) { Doubles x = doubles(n); for (int i = 0; i < n; i++) x.f[i] = random_below(2001) / 1000.0 - 1; return x; }
+static void parity_mix_rows_forward(void) {
+    FOR_SIZES(N) FOR_SIZES(C) for (int form = 0; form < 3; form++) {  // three, two, one
+        Doubles a = coefficients(N), b = coefficients(N), c = coefficients(N);
+        Array *out = array((size_t)(N*C)), *x = array((size_t)(N*C)), *y = array((size_t)(N*C)), *z = array((size_t)(N*C));
+        #define A(p) (out->p, x->p, form > 1 ? NULL : y->p, form > 0 ? NULL : z->p, a.p, b.p, c.p, N, C)
+        CASE_K(mix_rows_forward, 1e-6);
+        if (form == 0 && N == 7) NAN_REACHES_K(mix_rows_forward, 1);
+        #undef A
+        drop_arrays();
+    }
+}
+static void parity_mix_rows_backward(void) {
+    FOR_SIZES(N) FOR_SIZES(C) for (int form = 0; form < 4; form++) {  // all wanted; one not
+        Doubles a = coefficients(N), b = coefficients(N), c = coefficients(N);
+        Array *dx = array((size_t)(N*C)), *dy = array((size_t)(N*C)), *dz = array((size_t)(N*C)), *dout = array((size_t)(N*C));
+        #define A(p) (form == 1 ? NULL : dx->p, form == 2 ? NULL : dy->p, form == 3 ? NULL : dz->p, dout->p, a.p, b.p, c.p, N, C)
+        CASE_K(mix_rows_backward, 1e-6);
+        if (form == 0 && N == 7) NAN_REACHES_K(mix_rows_backward, 3);
+        #undef A
+        drop_arrays();
+    }
+}
+
 static void parity_cross_entropy_forward(void) {
     FOR_SIZES(N) FOR_VOCABULARIES(V) for (int excluded = -1; excluded < (V > 2 ? 2 : 0); excluded++) {
         if (N > 7 && V == 700) continue;
