@@ -144,3 +144,31 @@ static int maze_path(const Maze *m, const int start[2], const int target[2], int
     }
     return 0;
 }
+
+// The controller knows where it goes by cells: the way from the rounded position to the rounded target, each waypoint moved by up to 0.2 towards the middle
+// of the space that the ball has, the last one not. It pushes like a spring and a damper towards the next waypoint.
+typedef struct Controller { int target[2], n, next; double waypoint[100][2], previous[2]; bool planned; } Controller;
+static double distance2(const double a[2], const double b[2]) { return hypot(a[0] - b[0], a[1] - b[1]); }
+
+// Does this target need a new plan?
+static bool controller_needs_plan(const Controller *c, const double target[2]) {
+    return !c->planned || c->target[0] != (int)rint(target[0]) || c->target[1] != (int)rint(target[1]);
+}
+// u (100,2) uniform in [0,1): row i moves waypoint i. Returns the number of waypoints; 0: there is no way.
+static int controller_plan(Controller *c, const Maze *m, const double position[2], const double target[2], const double (*u)[2]) {
+    int start[2], cell[100][2];
+    for (int i = 0; i < 2; i++) start[i] = (int)rint(position[i]), c->target[i] = (int)rint(target[i]), c->previous[i] = start[i];
+    c->n = maze_path(m, start, c->target, cell), c->next = 0, c->planned = true;
+    for (int k = 0; k < c->n; k++) for (int i = 0; i < 2; i++) c->waypoint[k][i] = cell[k][i] - (k < c->n - 1 ? 0.2 * u[k][i] : 0);
+    return c->n;
+}
+// action (2); true when the target cell is reached. (D4RL also asks that the ball moved less than 0.1 since the last call, which it always did.)
+static bool controller_act(Controller *c, double action[2], const double position[2], const double velocity[2]) {
+    double cell[2] = {c->target[0], c->target[1]};
+    bool slow = distance2(c->previous, position) < 0.1, arrived = distance2(position, cell) < 0.1 && slow;
+    const double *aim = arrived || c->next >= c->n ? cell : c->waypoint[c->next];
+    for (int i = 0; i < 2; i++) action[i] = clamp(10 * (aim[i] - position[i]) - velocity[i], -1, 1);
+    if (!arrived && distance2(position, aim) < 0.1 && slow) c->next++;
+    c->previous[0] = position[0], c->previous[1] = position[1];
+    return arrived;
+}
