@@ -28,21 +28,23 @@ CUDA_LIBS := $(shell $(NVCC) --dryrun -o /dev/null none.o 2>&1 | sed -n 's/^\#$$
 endif
 $(info [build] CC=$(CC) $(shell $(CC) -dumpversion 2>/dev/null) OMP=$(OMP) ARCH=$(ARCH) NVCC=$(if $(NVCC),$(NVCC) $(CUDA_ARCH),none) CXX=$(if $(EMU),$(CXX),none))
 
-HEADERS = common.h io.h kernels.h data/text.h tests/golden.h tests/check_bd3lm.h
+PROGRAMS = bd3lm df
+HEADERS = common.h io.h kernels.h data/text.h data/maze.h tests/golden.h tests/check_bd3lm.h tests/check_df.h
 KERNELS = $(BUILD)/cpu_kernels.o $(BUILD)/cpu_fast.o
 .DELETE_ON_ERROR:
 .PHONY: all emu setup demo test test-cuda test-long mutants kernel-table bench debug data docs-check clean
 
 # every program                                              make -j2 all CC=clang
-all: bd3lm
+all: $(PROGRAMS)
 
-bd3lm: bd3lm.c $(HEADERS) $(KERNELS) $(CUDA) build/program-flags
-	$(CC) $(CFLAGS) $(CUDA_FLAGS) bd3lm.c $(KERNELS) $(CUDA) -o $@ $(LDLIBS) $(CUDA_LIBS)
+$(PROGRAMS): %: %.c $(HEADERS) $(KERNELS) $(CUDA) build/program-flags
+	$(CC) $(CFLAGS) $(CUDA_FLAGS) $< $(KERNELS) $(CUDA) -o $@ $(LDLIBS) $(CUDA_LIBS)
 
-# the program with the CUDA kernels on an emulated GPU: slow, and needs no GPU      make emu && ./bd3lm_emu train --device cuda --steps 2
-emu: bd3lm_emu
-bd3lm_emu: bd3lm.c $(HEADERS) $(KERNELS) $(BUILD)/cuda_emu.o build/program-flags
-	$(CC) $(CFLAGS) -DWITH_CUDA bd3lm.c $(KERNELS) $(BUILD)/cuda_emu.o -o $@ $(LDLIBS) $(EMU_LIBS)
+# the programs with the CUDA kernels on an emulated GPU: slow, and needs no GPU      make emu && ./bd3lm_emu train --device cuda --steps 2
+EMULATED = $(PROGRAMS:%=%_emu)
+emu: $(EMULATED)
+$(EMULATED): %_emu: %.c $(HEADERS) $(KERNELS) $(BUILD)/cuda_emu.o build/program-flags
+	$(CC) $(CFLAGS) -DWITH_CUDA $< $(KERNELS) $(BUILD)/cuda_emu.o -o $@ $(LDLIBS) $(EMU_LIBS)
 
 $(BUILD)/cuda_kernels.o: cuda_kernels.cu kernels.h $(BUILD)/flags
 	@$(NVCC) $(NVCCFLAGS) -c $< -o $@ || { echo "$(NVCC) does not compile for CUDA_ARCH=$(CUDA_ARCH): make NVCC= builds everything without CUDA"; exit 1; }
@@ -89,7 +91,7 @@ $(BUILD)/bench_steps: tests/bench_steps.c bd3lm.c $(KERNELS) $(HEADERS) $(BUILD)
 	$(CC) $(CFLAGS) $< $(KERNELS) -o $@ $(LDLIBS)
 
 # every command, function, test and file that the documents name exists and runs      make docs-check
-docs-check: all $(if $(EMU),bd3lm_emu)
+docs-check: all $(if $(EMU),$(EMULATED))
 	@sh tests/docs.sh
 
 # what nvcc says about every CUDA kernel, and what a step needs at least: written into NOTES.md      make kernel-table
@@ -98,12 +100,12 @@ kernel-table:
 
 # removes what was built, not what was downloaded or trained      make clean all
 clean:
-	rm -rf $(BUILD) bd3lm bd3lm_debug bd3lm_emu
+	rm -rf $(BUILD) $(PROGRAMS) $(EMULATED) bd3lm_debug
 
 # ---- tests --------------------------------------------------------------------------------------------------------------------
 # The plain kernels in double are the oracle of parity, and let gradients be checked to 1e-7.
 DOUBLE = -Dreal=double
-TESTS  = $(BUILD)/test_common $(BUILD)/test_ops $(BUILD)/test_bd3lm64 $(BUILD)/test_bd3lm $(BUILD)/test_check $(BUILD)/bd3lm64 $(BUILD)/poison $(BUILD)/fuzz
+TESTS  = $(BUILD)/test_common $(BUILD)/test_ops $(BUILD)/test_bd3lm64 $(BUILD)/test_bd3lm $(BUILD)/test_check_bd3lm $(BUILD)/test_check_df $(PROGRAMS:%=$(BUILD)/%64) $(BUILD)/poison $(BUILD)/fuzz
 TEST_HEADERS = $(HEADERS) tests/check.h
 
 $(BUILD)/cpu64.so: cpu_kernels.c kernels.h $(BUILD)/flags
@@ -135,11 +137,13 @@ $(BUILD)/kill: tests/kill.c io.h kernels.h tests/check.h $(BUILD)/flags
 	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
 $(BUILD)/poison: tests/poison.c io.h $(BUILD)/flags
 	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
-$(BUILD)/bd3lm64: bd3lm.c $(BUILD)/cpu64.o $(HEADERS) $(BUILD)/flags
+$(PROGRAMS:%=$(BUILD)/%64): $(BUILD)/%64: %.c $(BUILD)/cpu64.o $(HEADERS) $(BUILD)/flags
 	$(CC) $(CFLAGS) $(DOUBLE) $< $(BUILD)/cpu64.o -o $@ $(LDLIBS)
+$(PROGRAMS:%=$(BUILD)/test_check_%): $(BUILD)/test_check_%: tests/test_check.c %.c $(KERNELS) $(TEST_HEADERS) $(BUILD)/flags
+	$(CC) $(CFLAGS) -DPROGRAM='"../$*.c"' $< $(KERNELS) -o $@ $(LDLIBS)
 
 # proves the programs right: kernels, gradients, the method's equalities, golden files, the command line      make test CC=clang OMP=0
-test: all $(TESTS) $(BUILD)/parity $(BUILD)/parity_amx $(BUILD)/cpu64.so $(if $(EMU),$(BUILD)/parity_emu $(BUILD)/test_emu bd3lm_emu)
+test: all $(TESTS) $(BUILD)/parity $(BUILD)/parity_amx $(BUILD)/cpu64.so $(if $(EMU),$(BUILD)/parity_emu $(BUILD)/test_emu $(EMULATED))
 	@BUILD=$(BUILD) EMU=$(EMU) sh tests/run.sh
 
 # the CUDA kernels on the GPU of this machine: parity, golden files, the whole program; says so where there is none      make test-cuda

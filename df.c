@@ -18,7 +18,7 @@
 // ---- 1. configuration ---------------------------------------------------------------------------------------------------------
 
 static struct { int threads; const char *device; bool naive; } opt = {.device = "cpu"};
-static Option options[] = {
+__attribute__((unused)) static Option options[] = {                     // unused: in tests, which have no command line
     {"threads", INT,  &opt.threads, 0, 4096, " check ", "threads; 0: one for each core", false, false},
     {"device",  TEXT, &opt.device,  0, 0, " check ", "cpu, or cuda: one NVIDIA GPU", false, false},
     {"naive",   FLAG, &opt.naive,   0, 1, " check ", "plain kernels only", false, false},

@@ -6,7 +6,7 @@ set -u
 passed=0 failed=0
 ok()   { passed=$((passed + 1)); }
 fail() { failed=$((failed + 1)); echo "FAIL  $*"; }
-sources='bd3lm.c common.h io.h kernels.h cpu_kernels.c cpu_fast.c cuda_kernels.cu tests/cuda_emu.h data/text.h tests/check.h tests/check_bd3lm.h tests/*.c'
+sources='bd3lm.c df.c common.h io.h kernels.h cpu_kernels.c cpu_fast.c cuda_kernels.cu tests/cuda_emu.h data/text.h data/maze.h tests/*.h tests/*.c'
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
@@ -38,7 +38,7 @@ for document in README.md NOTES.md; do
         esac
     done <"$scratch/commands"
 
-    for name in $(grep -oE '\b[a-z_][a-z_0-9]*\(\)' $document bd3lm.c common.h cpu_fast.c cpu_kernels.c cuda_kernels.cu | sed 's/.*://; s/()//' | sort -u); do
+    for name in $(grep -oE '\b[a-z_][a-z_0-9]*\(\)' $document bd3lm.c df.c common.h cpu_fast.c cpu_kernels.c cuda_kernels.cu | sed 's/.*://; s/()//' | sort -u); do
         if grep -qE "\b$name\(" $sources && grep -hE "(^|[ *])$name\(" $sources | grep -qvE '^ *(//|\*)'; then ok; else fail "$document or a comment names $name(), which does not exist"; fi
     done
     for name in $(grep -oE '\b(test|parity)_[a-z_0-9]+\b' $document | sort -u); do

@@ -35,11 +35,12 @@ part "gcc, baseline processor: make test" make CC=gcc ARCH= NVCC= BUILD=build/ba
 arm=aarch64-linux-gnu-gcc
 if command -v $arm >/dev/null && command -v qemu-aarch64 >/dev/null; then
     dir=build/arm64
-    part "arm64: no warnings" quiet make CC=$arm ARCH= NVCC= BUILD=$dir $dir/parity $dir/cpu64.so $dir/test_bd3lm $dir/test_check $dir/bench_kernels
+    part "arm64: no warnings" quiet make CC=$arm ARCH= NVCC= BUILD=$dir $dir/parity $dir/cpu64.so $dir/test_bd3lm $dir/test_check_bd3lm $dir/test_check_df $dir/bench_kernels
     on_arm() { QEMU_LD_PREFIX=/usr/aarch64-linux-gnu OMP_NUM_THREADS=1 qemu-aarch64 "$@"; }
     part "arm64: parity" on_arm $dir/parity $dir/cpu64.so
     part "arm64: test_bd3lm, float" on_arm $dir/test_bd3lm
-    part "arm64: golden files, and that they can fail" on_arm $dir/test_check $(sh tests/supported.sh tests/golden/bd3lm)
+    part "arm64: golden files of df, and that they can fail" on_arm $dir/test_check_df $(sh tests/supported.sh tests/golden/df)
+    part "arm64: golden files, and that they can fail" on_arm $dir/test_check_bd3lm $(sh tests/supported.sh tests/golden/bd3lm)
 else echo "         skipped: no $arm and qemu-aarch64"
 fi
 
@@ -55,6 +56,7 @@ part "sanitized: test_common" build_and_run test_common tests/test_common.c "cpu
 part "sanitized: test_ops" build_and_run test_ops "-Dreal=double tests/test_ops.c" cpu_kernels.c
 part "sanitized: test_bd3lm, float" build_and_run test_bd3lm tests/test_bd3lm.c "cpu_kernels.c cpu_fast.c"
 part "sanitized: check" build_and_run bd3lm bd3lm.c "cpu_kernels.c cpu_fast.c" check $golden
+part "sanitized: df check" build_and_run df df.c "cpu_kernels.c cpu_fast.c" check $(sh tests/supported.sh tests/golden/df)
 part "sanitized: parity" build_and_run parity tests/parity.c cpu_kernels.c $dir/cpu64.so
 part "sanitized: parity on emulated tiles" build_and_run parity_amx "-I. -Wno-psabi -DEMULATE_AMX tests/parity.c" cpu_kernels.c $dir/cpu64.so
 
@@ -67,7 +69,12 @@ if command -v g++ >/dev/null; then
     part "sanitized: the emulator itself" sh -c "g++ -std=c++17 $san_emu -Wno-unknown-pragmas -x c++ tests/test_emu.cu -o $dir/test_emu && $dir/test_emu"
     part "sanitized: emulated CUDA kernels" parity_emu
     part "sanitized: emulated check" emulated bd3lm_emu bd3lm.c check --device cuda $golden
-    part "sanitized: emulated program" sh tests/device.sh $dir/bd3lm_emu $dir/scratch/device
+    emulated_program() {
+        small="--data README.md --vocab 30 --layers 1 --width 16 --heads 2 --length 16 --batch 1 --steps 2 --dropout 0.1 --device cuda --force"
+        OMP_NUM_THREADS=1 && export OMP_NUM_THREADS && $dir/bd3lm_emu train $small --out $dir/emulated && $dir/bd3lm_emu sample --device cuda --out $dir/emulated --chars 6 &&
+        $dir/bd3lm_emu sample --device cuda --out $dir/emulated --chars 6 --sampler ancestral --sampling-steps 4 && $dir/bd3lm_emu train $small --naive --out $dir/emulated && echo "1 passed, 0 failed"
+    }
+    part "sanitized: emulated program" emulated_program
 else echo "         skipped: no g++ for the emulated CUDA kernels"
 fi
 
@@ -135,7 +142,12 @@ forgotten() { if gcc -std=gnu11 -O0 -I tests -include kernels.h -iquote tests $d
 part "a kernel without its parity test does not link" forgotten
 
 if [ -n "${GOLDEN:-}" ] && [ -d "${GOLDEN:-}" ]; then
-    make -s all bd3lm_emu build/bd3lm64 >/dev/null
+    make -s all bd3lm_emu build/bd3lm64 build/df64 >/dev/null
+    df_golden=$(dirname "$GOLDEN")/df
+    if [ -d "$df_golden" ]; then
+        part "all golden files of $df_golden" ./df check $(sh tests/supported.sh "$df_golden")
+        part "all golden files of $df_golden, in double" build/df64 check $(sh tests/supported.sh "$df_golden")
+    fi
     part "all golden files of $GOLDEN, emulated CUDA" ./bd3lm_emu check --device cuda $(sh tests/supported.sh "$GOLDEN")
     part "all golden files of $GOLDEN" ./bd3lm check $(sh tests/supported.sh "$GOLDEN")
     part "all golden files of $GOLDEN, in double" build/bd3lm64 check $(sh tests/supported.sh "$GOLDEN")

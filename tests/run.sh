@@ -33,13 +33,18 @@ part $build/test_bd3lm
 part ./bd3lm check $supported
 part ./bd3lm check --naive $supported
 part $build/bd3lm64 check $supported
-part $build/test_check $(sh tests/supported.sh tests/golden/bd3lm)
+part ./df check $(sh tests/supported.sh tests/golden/df)
+part ./df check --naive $(sh tests/supported.sh tests/golden/df)
+part $build/df64 check $(sh tests/supported.sh tests/golden/df)
+part $build/test_check_bd3lm $(sh tests/supported.sh tests/golden/bd3lm)
+part $build/test_check_df $(sh tests/supported.sh tests/golden/df)
 part $build/fuzz "$scratch" 6000 20000 tests/golden/bd3lm/masks_L6_b2.safetensors tests/golden/bd3lm/noise_loglinear.safetensors
 part sh tests/cli.sh "$scratch"
 if [ -n "${EMU:-}" ]; then                               # the CUDA kernels, on an emulated device; one thread: two would mostly wait for each other
     part $build/test_emu
     part env OMP_NUM_THREADS=1 $build/parity_emu $build/cpu64.so
     part env OMP_NUM_THREADS=1 ./bd3lm_emu check --device cuda $supported
+    part env OMP_NUM_THREADS=1 ./df_emu check --device cuda $(sh tests/supported.sh tests/golden/df)
     part env OMP_NUM_THREADS=1 sh tests/device.sh ./bd3lm_emu "$scratch/device"
 else echo "         skipped: no C++ compiler for the emulated CUDA kernels"
 fi

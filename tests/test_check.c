@@ -1,13 +1,16 @@
 // test_check.c: proves that `check` can fail. For every golden file: zero any input or weight that is used and not zero already, or move one
 // compared element by ten times its bound (integers and flags by one), and check must fail; the untouched file passes.
+// Built once for each program: -DPROGRAM='"../df.c"'.
 #define TESTING
-#include "../bd3lm.c"
+#include PROGRAM
 #include "check.h"
 
-// The only inputs that a file's configuration makes meaningless: with clip_min = 1 everything is masked, whatever the uniforms are.
-static bool unused(const SafeTensors *st, const char *name) {
-    const char *kind = st_meta(st, "kind"), *low = st_meta(st, "clip_min");
-    return !strcmp(kind, "bd3_noise") && strtod(low, NULL) >= 1 && (!strcmp(name, "in.u_mask"));
+// The only inputs that a file's configuration makes meaningless: with clip_min = 1 everything is masked, whatever the uniforms are; with eta = 0 no noise
+// is added; a way of one cell has no waypoint that could be moved.
+static bool unused(const SafeTensors *st, const StTensor *t) {
+    const char *kind = st_meta(st, "kind"), *low = st_meta(st, "clip_min"), *eta = st_meta(st, "eta");
+    return (!strcmp(kind, "bd3_noise") && strtod(low, NULL) >= 1 && !strcmp(t->name, "in.u_mask")) || (eta && strtod(eta, NULL) == 0 && !strcmp(t->name, "in.noise"))
+        || (!strcmp(kind, "df_waypoints") && !strncmp(t->name, "in.u_", 5) && t->shape[0] == 1);
 }
 
 static bool passes(const char *file, const SafeTensors *st) {
@@ -28,18 +31,21 @@ int main(int argc, char **argv) {
             StTensor *t = &st.tensor[i];
             unsigned char *bytes = (unsigned char *)t->data, *old = allocate(t->to - t->from);
             memcpy(old, bytes, t->to - t->from);
-            bool zero = true, grad = !strncmp(t->name, "grad.", 5);
+            bool by_tensor = st_meta(&st, "rule") && !strcmp(st_meta(&st, "rule"), "tensor"), zero = true, grad = !strncmp(t->name, "grad.", 5);
             double largest = 0;
             for (size_t j = 0; j < t->count; j++) zero = zero && st_number(t, j) == 0, largest = fmax(largest, fabs(st_number(t, j)));
             if (strncmp(t->name, "out.", 4) && !grad) {
-                if (!zero && !unused(&st, t->name)) {
+                if (!zero && !unused(&st, t)) {
                     memset(bytes, 0, t->to - t->from);
                     CHECK(!passes(argv[f], &st), "%s: %s zeroed, and check still passes", argv[f], t->name);
                 }
             } else for (int where = 0; where < 3; where++) {         // first, middle, last element
                 size_t j = where == 0 ? 0 : where == 1 ? t->count / 2 : t->count - 1;
                 double want = st_number(t, j);
-                if (!strcmp(t->dtype, "F32")) { float x = (float)(want + 10 * (grad ? tol_grad * largest : tol * fmax(1, fabs(want)))); memcpy(bytes + 4*j, &x, 4); }
+                double moved = want + 10 * (grad ? tol_grad * largest : tol * fmax(1, by_tensor ? largest : fabs(want)));
+                float single = (float)moved;
+                if (!strcmp(t->dtype, "F32")) memcpy(bytes + 4*j, &single, 4);
+                else if (!strcmp(t->dtype, "F64")) memcpy(bytes + 8*j, &moved, 8);
                 else if (!strcmp(t->dtype, "I32")) { int x = (int)want + 1; memcpy(bytes + 4*j, &x, 4); }
                 else bytes[j] ^= 1;
                 CHECK(!passes(argv[f], &st), "%s: %s[%zu] moved, and check still passes", argv[f], t->name, j);
