@@ -67,7 +67,7 @@ static int maze_step(const Maze *m, Ball *b, const double action[2]) {
     for (int i = 0; i < 2; i++) b->v[i] = clamp(b->v[i], -5, 5), f[i] = motor * clamp(action[i], -1, 1) - ball_damping * b->v[i];
 
     // pass 1: which walls are near, how far, in which direction
-    int x0 = (int)floor(b->q[0] + 0.2), y0 = (int)floor(b->q[1] + 0.2);
+    int x0 = (int)floor(fmin(fmax(b->q[0] + 0.2, -9), 9999)), y0 = (int)floor(fmin(fmax(b->q[1] + 0.2, -9), 9999));    // wherever it is, NaN included
     for (int x = x0 - 1; x <= x0 + 2; x++)
         for (int y = y0 - 1; y <= y0 + 2; y++) {
             if (!is_wall(m, x, y) || x < 0 || y < 0 || x >= m->rows || y >= m->columns) continue;
@@ -128,9 +128,10 @@ static void maze_values(const Maze *m, const int target[2], double (*value)[MOVE
     }
 }
 
-// The cells after `start` on the way to `target`, that included; at most 100. Returns how many; 0 if there is no way.
+// The cells after `start` on the way to `target`, that included; at most 100. Returns how many; 0 if there is no way, or one of them is a wall or outside.
 static int maze_path(const Maze *m, const int start[2], const int target[2], int (*cell)[2]) {
     static double value[MAZE_STATES][MOVES];
+    if (is_wall(m, start[0], start[1]) || is_wall(m, target[0], target[1])) return 0;
     maze_values(m, target, value);
     int at[2] = {start[0], start[1]}, n = 0;
     while (n < 100) {
@@ -148,16 +149,17 @@ static int maze_path(const Maze *m, const int start[2], const int target[2], int
 // The controller knows where it goes by cells: the way from the rounded position to the rounded target, each waypoint moved by up to 0.2 towards the middle
 // of the space that the ball has, the last one not. It pushes like a spring and a damper towards the next waypoint.
 typedef struct Controller { int target[2], n, next; double waypoint[100][2], previous[2]; bool planned; } Controller;
+static int cell_of(double x) { return x > -1 && x < MAZE_STATES ? (int)rint(x) : -1; }         // -1: outside, or NaN
 static double distance2(const double a[2], const double b[2]) { return hypot(a[0] - b[0], a[1] - b[1]); }
 
 // Does this target need a new plan?
 static bool controller_needs_plan(const Controller *c, const double target[2]) {
-    return !c->planned || c->target[0] != (int)rint(target[0]) || c->target[1] != (int)rint(target[1]);
+    return !c->planned || c->target[0] != cell_of(target[0]) || c->target[1] != cell_of(target[1]);
 }
 // u (100,2) uniform in [0,1): row i moves waypoint i. Returns the number of waypoints; 0: there is no way.
 static int controller_plan(Controller *c, const Maze *m, const double position[2], const double target[2], const double (*u)[2]) {
     int start[2], cell[100][2];
-    for (int i = 0; i < 2; i++) start[i] = (int)rint(position[i]), c->target[i] = (int)rint(target[i]), c->previous[i] = start[i];
+    for (int i = 0; i < 2; i++) start[i] = cell_of(position[i]), c->target[i] = cell_of(target[i]), c->previous[i] = start[i];
     c->n = maze_path(m, start, c->target, cell), c->next = 0, c->planned = true;
     for (int k = 0; k < c->n; k++) for (int i = 0; i < 2; i++) c->waypoint[k][i] = cell[k][i] - (k < c->n - 1 ? 0.2 * u[k][i] : 0);
     return c->n;
