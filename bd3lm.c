@@ -959,6 +959,7 @@ static int run_sample(int files, char **file) {
     int block = ar ? 1 : opt.block, B = opt.samples, chars = opt.characters;
     int L = (1 + prompts + chars + block - 1) / block * block;         // a token is a character or more (BOS is none, but is never learned)
     if (one_block) L = opt.length;
+    if (strlen(opt.prompt) >= (size_t)chars) die("--prompt: its %zu bytes leave nothing to write of --chars %d", strlen(opt.prompt), chars);
     if (1 + prompts > L) die("--prompt: %d tokens are more than the %d of one sequence", prompts, L - 1);
     Sampler s = {.B = B, .L = L, .block = block, .steps = ancestral_steps(ar), .top = opt.nucleus, .rng = rng((uint64_t)opt.seed, RNG_SAMPLE, 0)};
     int W = ar ? opt.length - 1 : opt.length;                          // as many keys as a row saw in training
