@@ -265,7 +265,7 @@ for change in '--width 32' '--lr 1' '--block 6' '--vocab 30' '--dropout 0' '--se
     expect 1 "trained with ${change% *} .*, not .*may change: steps data " ./bd3lm train --resume --steps 20 $change --out "$dir/whole"
 done
 expect 0 '' ./bd3lm train --help
-says 'resume .*steps, data (its place), save-every, threads, naive may change'
+says 'resume .*steps, data (its place), save-every, threads, naive, device may change'
 # altered NAME SED-SCRIPT: a checkpoint in $dir/altered with other words in its header
 altered() { mkdir -p "$dir/altered"; LC_ALL=C sed "$1" "$dir/whole/bd3lm.safetensors" >"$dir/altered/bd3lm.safetensors"; }
 altered 's/"program":"bd3lm"/"program":"acdit"/'
