@@ -4,12 +4,14 @@
    name_kernel runs on the device; name_cuda below it is its launcher: it asserts what the kernel needs and chooses grid and block. Any size is right:
    grids are rounded up, and threads without work leave or carry zeros. The host waits in cuda_download(), and in cuda_upload() for more than 32 MB.
    Deterministic: no two threads add to the same number, every sum has one order: it follows from the sizes, --naive and (attention) the GPU's shared memory.
-   float32, and double where the CPU twin is double, except for the sums of a softmax. Products, attention and cross_entropy_forward have a plain kernel (--naive) beside the tiled one.
+   float32, and double where the CPU twin is double, except for the sums of a softmax. Products, attention and cross_entropy_forward have a plain kernel
+   (--naive) beside the tiled one.
    bf16 would go into product() and the two launchers of attention: tensor cores are not here yet, and the programs refuse --precision bf16 with this device.
 
-   Words: a thread has 32 neighbours, itself included, in its warp, where it is lane 0..31; warps run in step and can look into each other's registers
-   (shuffles). The threads of a block share fast memory on the chip, in 32 banks: two lanes that want different rows of one bank wait for each other.
-   Blocks of a grid run in any order. What does not fit into a thread's registers goes to "local" memory, which is slow: no kernel here uses any.
+   Words: a thread has 32 neighbours, itself included, in its warp, where it is lane 0..31; the lanes of a warp run together and can look into each other's
+   registers (shuffles). The threads of a block share fast memory on the chip, in 32 banks: two lanes that want different rows of one bank wait for each other.
+   Blocks of a grid run in any order. What does not fit into a thread's registers goes to "local" memory, which is slow: on sm_80 and sm_90 no kernel
+   here uses any.
 
    The same text is compiled as C++ for the CPU, with tests/cuda_emu.h in the place of CUDA's header: so it is tested on machines without a GPU.
    Above every kernel: formula and CPU twin / grid: who does what / memory: traffic / needs: conditions.                                              */
