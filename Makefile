@@ -147,7 +147,7 @@ test: all $(TESTS) $(BUILD)/parity $(BUILD)/parity_amx $(BUILD)/cpu64.so $(if $(
 	@BUILD=$(BUILD) EMU=$(EMU) sh tests/run.sh
 
 # the CUDA kernels on the GPU of this machine: parity, golden files, the whole program; says so where there is none      make test-cuda
-test-cuda: bd3lm $(BUILD)/cpu64.so $(if $(NVCC),$(BUILD)/parity_cuda)
+test-cuda: all $(BUILD)/cpu64.so $(if $(NVCC),$(BUILD)/parity_cuda)
 	@BUILD=$(BUILD) NVCC='$(NVCC)' sh tests/cuda.sh
 
 # breaks the CUDA kernels in one place after the other: do the tests notice? a quarter of an hour on two cores      make mutants

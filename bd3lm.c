@@ -105,12 +105,7 @@ static bool is_text8(void) {
 }
 
 static void set_up(void) {
-#ifdef _OPENMP
-    if (opt.threads) omp_set_num_threads(opt.threads);
-    if (opt.threads > omp_get_num_procs()) fprintf(stderr, "bd3lm: --threads %d are more than the %d cores: slower than one for each\n", opt.threads, omp_get_num_procs());
-#else
-    if (opt.threads > 1) die("--threads %d: this build has no OpenMP, it knows one thread", opt.threads);
-#endif
+    threads_select(opt.threads);
     bool bf16 = !strcmp(opt.precision, "bf16"), choose = !strcmp(opt.precision, "auto");
     if (!bf16 && !choose && strcmp(opt.precision, "fp32")) die("--precision %s: fp32, bf16 or auto", opt.precision);
     precision = bf16 ? BF16 : FP32;

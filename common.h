@@ -1,7 +1,7 @@
 // common.h: what a network needs, shared by the programs. Read from top to bottom; nothing is declared ahead.
 //   1 random     philox() as a stream: rng(), uniform(), below()
 //   2 memory     two arenas of device memory, their dry run; upload(), download(); the fake device
-//   3 kernels    one dispatcher for every line of kernels.h; the choice of the device
+//   3 kernels    one dispatcher for every line of kernels.h; the choice of device and threads
 //   4 tensors    Tensor, leaf(), the tape, backward()
 //   5 parameters param(), initialisation, AdamW with clipping and moving average
 //   6 ops        forward and backward beside each other, in the order in which a transformer block uses them
@@ -167,6 +167,15 @@ KERNELS(DISPATCH, DISPATCH_FAST)
 #ifdef WITH_CUDA
 static void cuda_failed(const char *line) { die("%s", line); }
 #endif
+// 0: one for each core
+static void threads_select(int threads) {
+#ifdef _OPENMP
+    if (threads) omp_set_num_threads(threads);
+    if (threads > omp_get_num_procs()) fprintf(stderr, "%s: --threads %d are more than the %d cores: slower than one for each\n", program_name, threads, omp_get_num_procs());
+#else
+    if (threads > 1) die("--threads %d: this build has no OpenMP, it knows one thread", threads);
+#endif
+}
 // Chooses where tensors live and kernels run: "cpu" or "cuda". Once, before the first dry run; `naive` must be set before.
 static void device_select(const char *name) {
     if (!strcmp(name, "cpu")) return;

@@ -750,21 +750,29 @@ __device__ inline float4 dropout_factors(const Drop &d, size_t i) {
 }
 __device__ inline float component(float4 f, int k) { return k == 0 ? f.x : k == 1 ? f.y : k == 2 ? f.z : f.w; }
 
+// The four columns of a thread, which share a Philox call. at: the place of the first; f: what each is multiplied with, by dropout and gate. Returns how many
+// of them are inside of the N rows of C columns.
+__device__ inline int branch_quad(size_t *at, float (&f)[4], const float *gate, const int *group, const Drop &drop, int N, int C, int ld) {
+    size_t i = thread_number(), quads = (size_t)(C + 3) / 4, n = i / quads;
+    if (n >= (size_t)N) return 0;
+    int c0 = (int)(i % quads) * 4, g = group_of(group, (int)n), columns = min(4, C - c0);
+    float4 dropped = dropout_factors(drop, i);
+    *at = n*C + c0;
+    #pragma unroll
+    for (int k = 0; k < 4; k++) f[k] = component(dropped, k) * (k < columns && gate && g >= 0 ? gate[(size_t)g*ld + c0 + k] : 1);
+    return columns;
+}
+
 // gated_residual_forward: out = x + gate * dropout(branch)                                     CPU twin: gated_residual_forward_cpu
 // grid: one thread per four columns of a row, which share a Philox call
 // memory: reads x and branch, writes out once; gate from cache
 // needs: any N, C
 static __global__ void gated_residual_forward_kernel(float *out, const float *x, const float *branch, const float *gate, const int *group, Drop drop, int N, int C, int ld) {
-    size_t i = thread_number(), quads = (size_t)(C + 3) / 4, n = i / quads;
-    if (n >= (size_t)N) return;
-    int c0 = (int)(i % quads) * 4, g = group_of(group, (int)n);
-    float4 f = dropout_factors(drop, i);
+    size_t at;
+    float f[4];
+    int columns = branch_quad(&at, f, gate, group, drop, N, C, ld);
     #pragma unroll
-    for (int k = 0; k < 4; k++) {
-        if (c0 + k >= C) continue;
-        size_t at = n*C + c0 + k;
-        out[at] = x[at] + component(f, k) * (gate && g >= 0 ? gate[(size_t)g*ld + c0 + k] : 1) * branch[at];
-    }
+    for (int k = 0; k < 4; k++) if (k < columns) out[at + k] = x[at + k] + f[k] * branch[at + k];
 }
 void gated_residual_forward_cuda(float *out, const float *x, const float *branch, const float *gate, const int *group, Dropout drop, int N, int C, int ld) {
     RUN(gated_residual_forward_kernel, blocks((size_t)N * ((C + 3) / 4), 256), 256, 0, out, x, branch, gate, group, drop_of(drop), N, C, ld);
@@ -775,16 +783,13 @@ void gated_residual_forward_cuda(float *out, const float *x, const float *branch
 // memory: reads dout, reads and writes dx and dbranch once
 // needs: any N, C
 static __global__ void gated_residual_backward_kernel(float *dx, float *dbranch, const float *dout, const float *gate, const int *group, Drop drop, int N, int C, int ld) {
-    size_t i = thread_number(), quads = (size_t)(C + 3) / 4, n = i / quads;
-    if (n >= (size_t)N) return;
-    int c0 = (int)(i % quads) * 4, g = group_of(group, (int)n);
-    float4 f = dropout_factors(drop, i);
+    size_t at;
+    float f[4];
+    int columns = branch_quad(&at, f, gate, group, drop, N, C, ld);
     #pragma unroll
     for (int k = 0; k < 4; k++) {
-        if (c0 + k >= C) continue;
-        size_t at = n*C + c0 + k;
-        if (dx) dx[at] += dout[at];
-        if (dbranch) dbranch[at] += component(f, k) * (gate && g >= 0 ? gate[(size_t)g*ld + c0 + k] : 1) * dout[at];
+        if (dx && k < columns) dx[at + k] += dout[at + k];
+        if (dbranch && k < columns) dbranch[at + k] += f[k] * dout[at + k];
     }
 }
 

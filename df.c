@@ -25,11 +25,7 @@ __attribute__((unused)) static Option options[] = {                     // unuse
     {0},
 };
 static void set_up(void) {
-#ifdef _OPENMP
-    if (opt.threads) omp_set_num_threads(opt.threads);
-#else
-    if (opt.threads > 1) die("--threads %d: this build has no OpenMP, it knows one thread", opt.threads);
-#endif
+    threads_select(opt.threads);
 #if !REAL_IS_DOUBLE
     naive = opt.naive;
 #endif

@@ -1,23 +1,16 @@
 #!/bin/sh
 # tests/cuda.sh: what the emulated device is asked in `make test`, asked of a real one. Without nvcc or a GPU there is nothing to test, and the last line says 0 failed.
 set -u
-build=${BUILD:-build} passed=0 failed=0
+build=${BUILD:-build}
 [ -n "${NVCC:-}" ] || { echo "skipped: no nvcc"; echo "0 passed, 0 failed"; exit 0; }
 nvidia-smi -L 2>/dev/null || { echo "skipped: no GPU"; echo "0 passed, 0 failed"; exit 0; }
 ./bd3lm check --device cuda tests/golden/bd3lm/cache_slides.safetensors >/dev/null || { echo "0 passed, 1 failed"; exit 1; }
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-part() {
-    "$@" >"$scratch/out" 2>&1
-    status=$?
-    p=$(tail -n 1 "$scratch/out" | sed -n 's/.*\b\([0-9][0-9]*\) passed, [0-9][0-9]* failed$/\1/p') f=$(tail -n 1 "$scratch/out" | sed -n 's/.*[0-9] passed, \([0-9][0-9]*\) failed$/\1/p')
-    if [ -z "$p" ] || { [ "$f" = 0 ] && [ $status -ne 0 ]; }; then tail -n 5 "$scratch/out"; p=${p:-0} f=$((${f:-0} + 1)); fi
-    [ "$f" = 0 ] || grep -a FAIL "$scratch/out" | head -n 20
-    passed=$((passed + p)) failed=$((failed + f))
-    printf '%8d passed %4d failed   %.60s\n' "$p" "$f" "$*"
-}
+. tests/part.sh
 part $build/parity_cuda $build/cpu64.so
 part ./bd3lm check --device cuda $(sh tests/supported.sh "${GOLDEN:-tests/golden/bd3lm}")
+part ./df check --device cuda $(sh tests/supported.sh tests/golden/df)
 part sh tests/device.sh ./bd3lm "$scratch/device"
 if command -v compute-sanitizer >/dev/null; then         # memory, races, uninitialised reads: a small training and a sampling
     small="--data README.md --vocab 30 --layers 2 --width 24 --heads 3 --length 24 --batch 2 --steps 2 --device cuda --force"

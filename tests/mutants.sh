@@ -105,7 +105,7 @@ attention backward: naive, scale dropped~else a.dq\[row_q \+ d\] \+= a.scale \* 
 dropout: limit moved~ceil\(d.p \* 4294967296.0\)~ceil(d.p * 4294967296.0 * 1.01)
 dropout: not made larger~\(float\)\(1 / \(1 - d.p\)\)~1
 dropout: one word for two columns~k == 1 \? f.y~k == 1 ? f.x
-residual: gate dropped~out\[at\] = x\[at\] \+ component\(f, k\) \* \(gate && g >= 0 \?~out[at] = x[at] + component(f, k) * (gate \&\& g < -5 ?
+residual: gate dropped~k < columns && gate && g >= 0 \?~k < columns \&\& gate \&\& g < -5 ?
 residual backward: gate gets no dropout~component\(dropout_factors\(drop, \(size_t\)n \* \(\(C \+ 3\) / 4\) \+ c / 4\), c % 4\) \* branch~branch
 rows: stored one slot off~\(i / C / T \* W \+ i / C % T\)~(i \/ C \/ T * W + i \/ C % T + 1)
 cross-entropy: not made smaller at a new maximum~sum = sum \* expf\(top - s\) \+ 1~sum = sum + 1
