@@ -29,7 +29,7 @@ endif
 $(info [build] CC=$(CC) $(shell $(CC) -dumpversion 2>/dev/null) OMP=$(OMP) ARCH=$(ARCH) NVCC=$(if $(NVCC),$(NVCC) $(CUDA_ARCH),none) CXX=$(if $(EMU),$(CXX),none))
 
 PROGRAMS = bd3lm df
-HEADERS = common.h io.h kernels.h data/text.h data/maze.h tests/golden.h tests/check_bd3lm.h tests/check_df.h
+HEADERS = common.h io.h kernels.h data/text.h data/maze.h data/series.h tests/golden.h tests/check_bd3lm.h tests/check_df.h
 KERNELS = $(BUILD)/cpu_kernels.o $(BUILD)/cpu_fast.o
 .DELETE_ON_ERROR:
 .PHONY: all emu setup demo test test-cuda test-long mutants kernel-table bench debug data docs-check clean
@@ -105,7 +105,7 @@ clean:
 # ---- tests --------------------------------------------------------------------------------------------------------------------
 # The plain kernels in double are the oracle of parity, and let gradients be checked to 1e-7.
 DOUBLE = -Dreal=double
-TESTS  = $(BUILD)/test_common $(BUILD)/test_ops $(BUILD)/test_bd3lm64 $(BUILD)/test_bd3lm $(BUILD)/test_check_bd3lm $(BUILD)/test_check_df $(PROGRAMS:%=$(BUILD)/%64) $(BUILD)/poison $(BUILD)/fuzz
+TESTS  = $(BUILD)/test_common $(BUILD)/test_series $(BUILD)/test_ops $(BUILD)/test_bd3lm64 $(BUILD)/test_bd3lm $(BUILD)/test_check_bd3lm $(BUILD)/test_check_df $(PROGRAMS:%=$(BUILD)/%64) $(BUILD)/poison $(BUILD)/fuzz
 TEST_HEADERS = $(HEADERS) tests/check.h
 
 $(BUILD)/cpu64.so: cpu_kernels.c kernels.h $(BUILD)/flags

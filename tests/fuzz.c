@@ -1,6 +1,6 @@
 // fuzz.c: fuzz SCRATCH N [FIRST] [FILE...] gives N broken files (numbers FIRST, FIRST + 1, ...; the same for the same number) to every reader: the header of
-// safetensors, checkpoints, golden files (FILE...), texts and byte pairs. A reader must accept or refuse with one line: no crash, no sanitizer's report, no memory
-// on the word of a file. Every message of st_parse() and every way in which a checkpoint is refused must be reached, and some files of each kind be accepted.
+// safetensors, checkpoints, golden files (FILE...), texts and byte pairs, series. A reader must accept or refuse with one line: no crash, no sanitizer's report, no memory
+// on the word of a file. Every message of st_parse() and of series_parse() and every way in which a checkpoint is refused must be reached, and some files of each kind be accepted.
 // Broken how: the header is cut into JSON tokens, and a token is dropped, doubled, swapped or replaced by one that is unlikely to be expected; then bytes and lengths.
 #define TESTING
 #define _GNU_SOURCE
@@ -19,15 +19,16 @@ static void note(int line, const char *format);
 #define die(...) (note(__LINE__, FIRST_OF(__VA_ARGS__, 0)), die(__VA_ARGS__))
 #define FIRST_OF(first, ...) first
 #include "../bd3lm.c"
+#include "../data/series.h"
 #include "check.h"
 
 const char *__asan_default_options(void) { return "allocator_may_return_null=1:max_allocation_size_mb=256:detect_leaks=0"; }   // more is "out of memory"
 
 // ---- what has been reached, shared with the processes that read ---------------------------------------------------------------
-enum { HEADER, CHECKPOINT, GOLDEN, TEXTS, KINDS, MESSAGES = 256 };
-static const char *const kind_name[KINDS] = {"header", "checkpoint", "golden", "text"};
+enum { HEADER, CHECKPOINT, GOLDEN, TEXTS, SERIES, KINDS, MESSAGES = 256 };
+static const char *const kind_name[KINDS] = {"header", "checkpoint", "golden", "text", "series"};
 static struct { long at, accepted[KINDS], refused[KINDS], reached[MESSAGES], failed; char failure[512]; } *seen;
-static struct { char text[128]; int line; } message[MESSAGES];   // of st_parse (line 0), and lines of common.h and bd3lm.c that call die() on a checkpoint
+static struct { char text[128]; int line; } message[MESSAGES];   // of st_parse and series_parse (line 0), and lines of common.h and bd3lm.c that call die() on a checkpoint
 static int messages;
 
 // The messages are read from the source, so that a new one cannot be forgotten: every "..." behind `error = `, `return ` or a quoted character and a comma
@@ -224,6 +225,41 @@ static bool read_text(void) {
     return true;
 }
 
+// A table, most often with something wrong in it. What is accepted can be prepared, and all that follows from it is finite, unless it is refused with one line.
+static bool read_series(void) {
+    static const char *const cells[] = {"", "nan", "-inf", "1e999", "x", "1 2", "0x1p3", "1e100", "-1e-320", "1970-01-01", "2000-02-30", "2000-02-29 23:59", "9999-12-31", "0000-01-01T00:00:60", "a\n", "\n", ",", "1,2\n",
+                                        "\"1\"", "0123456789012345678901234567890123456789012345678901234567890123", "\xff\xfe", "\r"};
+    enum { ROOM = 4096 };
+    char text[ROOM + 512];
+    int columns = 1 + pick(4), rows = 1 + pick(24), dates = pick(2), step = 1 + pick(40), often = pick(3) ? 500 : 12, n = 0;
+    for (int row = 0; row <= rows && n < ROOM; row++)
+        for (int c = 0; c < columns && n < ROOM; c++) {
+            char cell[32];
+            if (!row && (c || !dates || pick(2))) snprintf(cell, sizeof cell, "%c%d", 'a' + c, c);
+            else if (!row) *cell = 0;
+            else if (!c && dates) snprintf(cell, sizeof cell, "%04d-%02d-%02d %02d:00", 1990 + row*step / 336, 1 + row*step / 28 % 12, 1 + row*step % 28, pick(24));
+            else snprintf(cell, sizeof cell, "%.*g", 1 + pick(17), (uniform(&r) - 0.5) * pow(10, pick(8) ? 3 : 200 * uniform(&r) - 100));
+            n += sprintf(text + n, "%s%s", pick(often) ? cell : ANY(cells), c < columns - 1 ? "," : pick(4) ? "\n" : "\r\n");
+        }
+    for (int k = pick(3) ? 0 : pick(4); k > 0; k--) text[pick(n)] = (char)(pick(3) ? ",\n-e. 0T"[pick(9)] : pick(256));
+    size_t size = (size_t)(pick(16) ? n : pick(n) * pick(3) / 2);
+    unsigned char *bytes = memcpy(allocate(size), text, size);                // a piece of memory that ends where the text ends
+    Series s;
+    const char *error = series_parse(&s, bytes, size);
+    free(bytes);
+    if (error) { reach_parser(strchr(error, ':') + 2); return false; }
+    error = series_prepare(&s, pick(2) ? "" : frequencies[pick(7)].name, pick(4), pick(4), &r);
+    if (!error) {
+        int count = series_covariate_count(&s);
+        double *out = NEW(double, count), sum = 0;
+        for (int t = 0; t < s.steps; t++) { series_covariates(&s, t, out); for (int i = 0; i < count; i++) sum += 0 * out[i]; }
+        free(out);
+        if (!(sum == 0)) seen->failed++, snprintf(seen->failure, sizeof seen->failure, "file %ld: a series of which something is not finite", seen->at);
+    }
+    series_free(&s);
+    return !error;
+}
+
 static void read_one(const Bytes *base, int kind, FILE *log, char *const *line, const size_t *length) {
     static Option options_kept[sizeof options / sizeof *options];
     static char opt_kept[sizeof opt];
@@ -234,6 +270,7 @@ static void read_one(const Bytes *base, int kind, FILE *log, char *const *line, 
     rewind(log);
     if (!setjmp(ended)) {
         if (kind == TEXTS) accepted = read_text();
+        else if (kind == SERIES) accepted = read_series();
         else {
             Bytes file = break_file(base);
             const char *error = st_parse(&st, file.at, file.size);
@@ -292,6 +329,9 @@ int main(int argc, char **argv) {
     read_messages("io.h", "// ---- 3. safetensors", "static SafeTensors st_open", true);
     CHECK(messages > 25, "only %d messages of st_parse() found", messages);
     int parser = messages;
+    read_messages("data/series.h", "// ---- 1. reading", "static Series series_read", true);
+    int series = messages;
+    CHECK(series - parser == 14, "%d messages of series_parse() found", series - parser);
     read_messages("common.h", "static void checkpoint_read(", "", false);
     read_messages("bd3lm.c", "static NetConfig net_config(", "static Path checkpoint_path(", false);
     read_messages("bd3lm.c", "static Vocabulary checkpoint_vocabulary(", "static SafeTensors open_checkpoint(", false);
@@ -313,7 +353,7 @@ int main(int argc, char **argv) {
             for (long i = from; i < from + chunk && i < first + n; i++) {
                 seen->at = i;
                 r = rng(1, RNG_SAMPLE, (uint64_t)i);
-                int turn = pick(8), kind = turn == 0 ? TEXTS : turn == 1 && golden ? GOLDEN : turn < 4 ? HEADER : CHECKPOINT;
+                int turn = pick(8), kind = turn == 0 ? pick(2) ? TEXTS : SERIES : turn == 1 && golden ? GOLDEN : turn < 4 ? HEADER : CHECKPOINT;
                 read_one(kind == CHECKPOINT || !golden ? &checkpoint : &file[pick(golden)], kind, log, &line, &length);
             }
             _exit(0);
@@ -328,6 +368,6 @@ int main(int argc, char **argv) {
         CHECK((seen->accepted[k] > 0 || (k == GOLDEN && !golden)) && (seen->refused[k] > 0 || (k == GOLDEN && !golden)), "no file of kind %s is accepted, or none refused", kind_name[k]);
     }
     for (int i = 0; i < messages && n >= 1000; i++) CHECK(seen->reached[i] > 0, "never reached: %s", message[i].text);
-    printf("%ld files, %d messages of st_parse(), %d of checkpoints\n", n, parser, messages - parser);
+    printf("%ld files, %d messages of st_parse(), %d of series_parse(), %d of checkpoints\n", n, parser, series - parser, messages - series);
     return finish("fuzz");
 }
