@@ -1,9 +1,10 @@
-// series.h: a table of numbers in time order, and what a network is told about each of its steps.
+// series.h: a table of numbers in time order, what a network is told about each of its steps, and three forecasts that need no network.
 //   series_parse()      CSV: a first row of names, then numbers; the first column may hold dates; commas between cells, no quotes
 //   series_prepare()    frequency, split in time order, mean and standard deviation of the training part
 //   series_covariates() lags, one number for each series, calendar: as the official code of Diffusion Forcing has them
+//   baselines           last_value(), seasonal_naive(), var1(): samples of what follows
 // t = 0 is the row below the names. Dates are UTC; gaps between them are allowed and not filled: a lag counts rows.
-// common.h stands before this file: rng(), uniform().
+// common.h stands before this file: rng(), uniform(), below().
 #pragma once
 #include "../io.h"
 #include <limits.h>
@@ -227,3 +228,104 @@ static void series_covariates(const Series *s, int t, double *out) {
     memcpy(out + D*more, s->embedding, sizeof(double) * (size_t)D);
     if (s->calendar) memcpy(out + D*(more + 1), s->calendar + (size_t)t * (size_t)(2*f->features), sizeof(double) * (size_t)(2*f->features));
 }
+
+// ---- 3. baselines -------------------------------------------------------------------------------------------------------------
+// Each draws `samples` continuations of the rows before `start` (1..s->steps) -> out (samples,steps,dims). What they fit, they fit to the training part, anew
+// at every call.
+
+typedef void Baseline(const Series *s, int start, int steps, int samples, Rng *r, double *out);
+
+// The lower triangle of a (n,n), symmetric without negative eigenvalues, becomes L with L L' = a; nothing above the diagonal is read or written.
+// A pivot that is a rounding error (a series that never changes, or a sum of others) makes its column 0.
+static void cholesky(int n, double (*a)[n]) {
+    for (int j = 0; j < n; j++) {
+        double pivot = a[j][j];
+        for (int k = 0; k < j; k++) pivot -= a[j][k] * a[j][k];
+        a[j][j] = pivot > 1e-12 * a[j][j] ? sqrt(pivot) : 0;
+        for (int i = j + 1; i < n; i++) {
+            for (int k = 0; k < j; k++) a[i][j] -= a[i][k] * a[j][k];
+            a[i][j] = a[j][j] > 0 ? a[i][j] / a[j][j] : 0;
+        }
+    }
+}
+
+// next = w_0 + z W, w (1 + D, D): first the constant, then a row for each entry of z
+static void linear_next(int D, double *next, double (*w)[D], const double *z) {
+    memcpy(next, w[0], sizeof *w);
+    for (int i = 0; i < D; i++) for (int d = 0; d < D; d++) next[d] += z[i] * w[i + 1][d];
+}
+
+// Paths of z_t = w_0 + z_{t-1} W + e_t in normalised numbers, e_t Gaussian with the covariance that the residuals of the training part have
+static void gaussian_paths(const Series *s, double *weights, int start, int steps, int samples, Rng *r, double *out) {
+    int D = s->dims;
+    double (*w)[D] = (void *)weights, (*root)[D] = (void *)NEW(double, (size_t)D*(size_t)D), *z = NEW(double, D), *next = NEW(double, D), *e = NEW(double, D);
+    for (int t = 1; t < s->train; t++) {
+        normalised(s, z, t - 1), normalised(s, e, t), linear_next(D, next, w, z);
+        for (int d = 0; d < D; d++) e[d] -= next[d];
+        for (int i = 0; i < D; i++) for (int j = 0; j <= i; j++) root[i][j] += e[i] * e[j] / (s->train - 1);
+    }
+    cholesky(D, root);
+    for (int n = 0; n < samples; n++) {
+        normalised(s, z, start - 1);
+        for (int h = 0; h < steps; h++, out += D) {
+            linear_next(D, next, w, z);
+            for (int d = 0; d < D; d++) e[d] = normal(r);
+            for (int i = 0; i < D; i++) {
+                for (int j = 0; j <= i; j++) next[i] += root[i][j] * e[j];
+                z[i] = next[i], out[i] = s->mean[i] + s->std[i] * z[i];
+            }
+        }
+    }
+    free(root), free(z), free(next), free(e);
+}
+
+// A random walk: W = 1
+static void last_value(const Series *s, int start, int steps, int samples, Rng *r, double *out) {
+    int D = s->dims;
+    double *weights = NEW(double, (size_t)(D + 1)*(size_t)D), (*w)[D] = (void *)weights;
+    for (int d = 0; d < D; d++) w[d + 1][d] = 1;
+    gaussian_paths(s, weights, start, steps, samples, r, out);
+    free(weights);
+}
+
+// W by least squares: (sum u' u) w = sum u' z_t with u = (1, z_{t-1})
+static void var1_fit(const Series *s, double *weights) {
+    int D = s->dims, n = D + 1;
+    double (*w)[D] = (void *)weights, (*gram)[n] = (void *)NEW(double, (size_t)n*(size_t)n), *u = NEW(double, n), *z = NEW(double, D);
+    memset(w, 0, sizeof *w * (size_t)n);
+    u[0] = 1;
+    for (int t = 1; t < s->train; t++) {
+        normalised(s, u + 1, t - 1), normalised(s, z, t);
+        for (int i = 0; i < n; i++) {
+            for (int j = 0; j <= i; j++) gram[i][j] += u[i] * u[j];
+            for (int d = 0; d < D; d++) w[i][d] += u[i] * z[d];
+        }
+    }
+    for (int i = 0; i < n; i++) gram[i][i] += 1e-8 * s->train;      // a series that never changes, or equals another, must not divide by 0
+    cholesky(n, gram);
+    for (int i = 0; i < n; i++)                                     // L y = sum u' z_t, then L' w = y
+        for (int j = 0; j <= i; j++) for (int d = 0; d < D; d++) w[i][d] = j < i ? w[i][d] - gram[i][j] * w[j][d] : w[i][d] / gram[i][i];
+    for (int i = n - 1; i >= 0; i--)
+        for (int j = n - 1; j >= i; j--) for (int d = 0; d < D; d++) w[i][d] = j > i ? w[i][d] - gram[j][i] * w[j][d] : w[i][d] / gram[i][i];
+    free(gram), free(u), free(z);
+}
+static void var1(const Series *s, int start, int steps, int samples, Rng *r, double *out) {
+    double *weights = NEW(double, (size_t)(s->dims + 1)*(size_t)s->dims);
+    var1_fit(s, weights);
+    gaussian_paths(s, weights, start, steps, samples, r, out);
+    free(weights);
+}
+
+// x_{t - season} + x_u - x_{u - season}; a new u of the training part at every step, the same for all series, which stay correlated that way
+static void seasonal_naive(const Series *s, int start, int steps, int samples, Rng *r, double *out) {
+    int D = s->dims, season = s->season;
+    double (*x)[D] = (void *)s->x, (*y)[D] = (void *)out;
+    if (season >= s->train || season > start) die("a season of %d steps wants more than these of training, and as many before the forecast", season);
+    for (int n = 0; n < samples; n++, y += steps)
+        for (int h = 0; h < steps; h++) {
+            int u = season + below(r, s->train - season);
+            for (int d = 0; d < D; d++) y[h][d] = (h < season ? x[start + h - season][d] : y[h - season][d]) + x[u][d] - x[u - season][d];
+        }
+}
+
+static const struct { const char *name; Baseline *sample; } baselines[] = {{"last_value", last_value}, {"seasonal_naive", seasonal_naive}, {"var1", var1}};

@@ -250,9 +250,10 @@ static bool read_series(void) {
     if (error) { reach_parser(strchr(error, ':') + 2); return false; }
     error = series_prepare(&s, pick(2) ? "" : frequencies[pick(7)].name, pick(4), pick(4), &r);
     if (!error) {
-        int count = series_covariate_count(&s);
-        double *out = NEW(double, count), sum = 0;
+        int count = series_covariate_count(&s), start = 1 + pick(s.steps);
+        double *out = NEW(double, count > 18 * s.dims ? count : 18 * s.dims), sum = 0;
         for (int t = 0; t < s.steps; t++) { series_covariates(&s, t, out); for (int i = 0; i < count; i++) sum += 0 * out[i]; }
+        for (size_t b = 0; b < sizeof baselines / sizeof *baselines; b++) { baselines[b].sample(&s, start, 3, 6, &r, out); for (int i = 0; i < 18 * s.dims; i++) sum += 0 * out[i]; }
         free(out);
         if (!(sum == 0)) seen->failed++, snprintf(seen->failure, sizeof seen->failure, "file %ld: a series of which something is not finite", seen->at);
     }

@@ -1,4 +1,4 @@
-// test_series.c: data/series.h: what is read and what is refused, calendar and lags by hand, the split.
+// test_series.c: data/series.h: what is read and what is refused, calendar and lags by hand, the split, and the baselines against processes whose law is known.
 #define TESTING
 #include "../common.h"
 #include "../data/series.h"
@@ -209,11 +209,170 @@ static void test_normal(void) {
     CHECK_CLOSE("x^4", sum[4], 3, 5 * sqrt(96.0 / n));
 }
 
+// ---- baselines ----------------------------------------------------------------------------------------------------------------
+enum { D = 3, STEPS = 12000, HORIZON = 4, SAMPLES = 20000 };
+static const double A[D][D] = {{0.6, 0.2, 0}, {-0.3, 0.5, 0.1}, {0, 0.4, 0.7}}, C[D] = {1, -2, 0.5}, L[D][D] = {{0.5, 0, 0}, {0.3, 0.4, 0}, {-0.2, 0.1, 0.8}};
+
+// m = p q + add, for (D,D) matrices; transposed: p q'
+static void times(double m[D][D], const double p[D][D], const double q[D][D], bool transposed, const double add[D][D]) {
+    double out[D][D];
+    for (int i = 0; i < D; i++) for (int j = 0; j < D; j++) { out[i][j] = add ? add[i][j] : 0; for (int k = 0; k < D; k++) out[i][j] += p[i][k] * (transposed ? q[j][k] : q[k][j]); }
+    memcpy(m, out, sizeof out);
+}
+static void inverse(double m[D][D], const double a[D][D]) {             // of a (3,3) by cofactors
+    double det = 0;
+    for (int i = 0; i < D; i++) for (int j = 0; j < D; j++) m[j][i] = a[(i+1)%D][(j+1)%D] * a[(i+2)%D][(j+2)%D] - a[(i+1)%D][(j+2)%D] * a[(i+2)%D][(j+1)%D];
+    for (int j = 0; j < D; j++) det += a[0][j] * m[j][0];
+    for (int i = 0; i < D; i++) for (int j = 0; j < D; j++) m[i][j] /= det;
+}
+
+// Means and covariances of the samples at each step of the forecast: |mean - m| and |cov - c| within 5 standard errors of SAMPLES draws plus `slack` of that size
+static void check_moments(const char *what, const double *out, int h, const double m[D], const double c[D][D], double slack) {
+    double mean[D] = {0}, cov[D][D] = {{0}};
+    for (int n = 0; n < SAMPLES; n++) for (int d = 0; d < D; d++) mean[d] += out[((size_t)n*HORIZON + (size_t)h)*D + (size_t)d] / SAMPLES;
+    for (int n = 0; n < SAMPLES; n++) {
+        const double *x = out + ((size_t)n*HORIZON + (size_t)h)*D;
+        for (int i = 0; i < D; i++) for (int j = 0; j < D; j++) cov[i][j] += (x[i] - mean[i]) * (x[j] - mean[j]) / (SAMPLES - 1);
+    }
+    for (int i = 0; i < D; i++) {
+        CHECK_CLOSE(what, mean[i], m[i], sqrt(c[i][i]) * (5 / sqrt(SAMPLES) + slack));
+        for (int j = 0; j < D; j++) CHECK_CLOSE(what, cov[i][j], c[i][j], sqrt(c[i][i] * c[j][j]) * (5 * sqrt(2.0 / SAMPLES) + slack));
+    }
+}
+
+// x_t = C + A x_{t-1} + L e_t, or with A = 1, C = 0
+static Series process(bool walk, uint64_t seed) {
+    Series s = made(STEPS, D);
+    Rng r = rng(seed, RNG_DATA, 0);
+    for (int t = 1; t < STEPS; t++) {
+        double e[D];
+        for (int d = 0; d < D; d++) e[d] = normal(&r);
+        for (int i = 0; i < D; i++) {
+            double x = walk ? s.x[(t - 1)*D + i] : C[i];
+            for (int j = 0; j < D; j++) x += (walk ? 0 : A[i][j] * s.x[(t - 1)*D + j]) + L[i][j] * e[j];
+            s.x[t*D + i] = x;
+        }
+    }
+    return s;
+}
+
+static void test_var1(void) {
+    Series s = process(false, 11);
+    for (int t = STEPS - 100; t < STEPS - 50; t++) for (int d = 0; d < D; d++) s.x[t*D + d] = 1000 * t;      // what is not for training may not be fitted
+    prepare(&s, "", 50, 50);
+    double w[D + 1][D], sigma[D][D], gamma[D][D], precision_of[D][D], power[D][D];
+    var1_fit(&s, w[0]);
+    // standard error of A_ij: sqrt(sigma_ii (gamma^-1)_jj / n), sigma the covariance of the residuals, gamma = A gamma A' + sigma that of x
+    times(sigma, L, L, true, NULL);
+    memcpy(gamma, sigma, sizeof gamma);
+    for (int k = 0; k < 500; k++) { double half[D][D]; times(half, A, gamma, false, NULL); times(gamma, half, A, true, sigma); }
+    inverse(precision_of, gamma);
+    for (int i = 0; i < D; i++) {
+        double constant = s.mean[i] + s.std[i] * w[0][i], error = sigma[i][i], fixed[D];
+        for (int j = 0; j < D; j++) {
+            double a = w[j + 1][i] * s.std[i] / s.std[j];
+            CHECK_CLOSE("A", a, A[i][j], 5 * sqrt(sigma[i][i] * precision_of[j][j] / s.train));
+            constant -= a * s.mean[j], fixed[j] = s.mean[j];
+        }
+        for (int j = 0; j < D; j++) for (int k = 0; k < D; k++) error += sigma[i][i] * fixed[j] * precision_of[j][k] * fixed[k];
+        CHECK_CLOSE("constant", constant, C[i], 5 * sqrt(error / s.train));
+    }
+    // without noise: x_t = 1 + 2 x_{t-1}
+    Series line = parsed("a\n1\n3\n7\n15\n31\n");
+    prepare(&line, "", 0, 0);
+    double two[2], next[3];
+    var1_fit(&line, two);
+    CHECK_CLOSE("slope", two[1], 2, 1e-6);
+    CHECK_CLOSE("constant", line.mean[0] + line.std[0] * two[0] - 2 * line.mean[0], 1, 1e-5);
+    Rng r = rng(5, RNG_SAMPLE, 0);
+    var1(&line, 5, 3, 1, &r, next);
+    CHECK_CLOSE("the next of 1 3 7 15 31", next[2], 255, 1e-3);
+    series_free(&line);
+    r.index = 0;
+    // the law of the forecast: mean C + A m, covariance A c A' + sigma, step by step. The fitted process is a little off: by 1/sqrt(train) or so
+    double *out = NEW(double, SAMPLES * HORIZON * D), m[D], c[D][D] = {{0}};
+    int start = STEPS - 200;
+    var1(&s, start, HORIZON, SAMPLES, &r, out);
+    for (int d = 0; d < D; d++) m[d] = s.x[(start - 1)*D + d];
+    for (int h = 0; h < HORIZON; h++) {
+        double next[D];
+        for (int i = 0; i < D; i++) { next[i] = C[i]; for (int j = 0; j < D; j++) next[i] += A[i][j] * m[j]; }
+        memcpy(m, next, sizeof m);
+        times(power, A, c, false, NULL);
+        times(c, power, A, true, sigma);
+        check_moments("VAR(1)", out, h, m, c, 5 / sqrt(s.train));
+    }
+    double *same = NEW(double, SAMPLES * HORIZON * D);
+    r.index = 0;
+    var1(&s, start, HORIZON, SAMPLES, &r, same);
+    CHECK(!memcmp(out, same, sizeof(double) * SAMPLES * HORIZON * D), "the same Rng, other samples");
+    free(out), free(same);
+    series_free(&s);
+
+    // a series that never changes and one that stands twice: finite, the one stays where it is, the two stay equal
+    s = process(false, 12);
+    for (int t = 0; t < STEPS; t++) s.x[t*D + 1] = 4, s.x[t*D + 2] = s.x[t*D];
+    prepare(&s, "", 0, 0);
+    double few[10 * HORIZON * D];
+    for (size_t b = 0; b < sizeof baselines / sizeof *baselines; b++) {
+        baselines[b].sample(&s, STEPS, HORIZON, 10, &r, few);
+        for (int i = 0; i < 10 * HORIZON; i++) {
+            CHECK_CLOSE(baselines[b].name, few[i*D + 1], 4, 1e-6);
+            CHECK_CLOSE(baselines[b].name, few[i*D + 2], few[i*D], 1e-6);
+        }
+    }
+    series_free(&s);
+}
+
+static void test_last_value(void) {
+    Series s = process(true, 13);
+    prepare(&s, "", 0, 0);
+    double *out = NEW(double, SAMPLES * HORIZON * D), sigma[D][D];
+    Rng r = rng(6, RNG_SAMPLE, 0);
+    times(sigma, L, L, true, NULL);
+    last_value(&s, 5000, HORIZON, SAMPLES, &r, out);
+    for (int h = 0; h < HORIZON; h++) {
+        double c[D][D];
+        for (int i = 0; i < D; i++) for (int j = 0; j < D; j++) c[i][j] = (h + 1) * sigma[i][j];
+        check_moments("last value", out, h, s.x + 4999*D, c, 5 * sqrt(2.0 / s.train));
+    }
+    free(out);
+    series_free(&s);
+}
+
+static void test_seasonal_naive(void) {
+    // season 3: a pattern plus independent noise. One season ahead the residual has twice the noise's covariance, the fourth step is two seasons ahead: four times
+    Series s = made(STEPS, D);
+    Rng r = rng(14, RNG_DATA, 0);
+    for (int t = 0; t < STEPS; t++) {
+        double e[D];
+        for (int d = 0; d < D; d++) e[d] = normal(&r);
+        for (int i = 0; i < D; i++) { s.x[t*D + i] = 10 * (t % 3) + i; for (int j = 0; j < D; j++) s.x[t*D + i] += L[i][j] * e[j]; }
+    }
+    for (int d = 0; d < D; d++) s.x[(STEPS - 1)*D + d] = 1e12;           // not for training
+    prepare(&s, "", 1, 0);
+    s.season = 3;
+    double *out = NEW(double, SAMPLES * HORIZON * D), sigma[D][D];
+    times(sigma, L, L, true, NULL);
+    int start = 6001;
+    seasonal_naive(&s, start, HORIZON, SAMPLES, &r, out);
+    for (int h = 0; h < HORIZON; h++) {
+        double c[D][D];
+        for (int i = 0; i < D; i++) for (int j = 0; j < D; j++) c[i][j] = (h < 3 ? 2 : 4) * sigma[i][j];
+        check_moments("seasonal naive", out, h, s.x + (size_t)(start + h - (h < 3 ? 3 : 6))*D, c, 10 / sqrt(s.train));
+    }
+    free(out);
+    series_free(&s);
+}
+
 int main(void) {
     test_read();
     test_calendar();
     test_covariates();
     test_split();
     test_normal();
+    test_var1();
+    test_last_value();
+    test_seasonal_naive();
     return finish("test_series");
 }
