@@ -64,7 +64,7 @@ FORCE:
 
 # ---- data and demo ------------------------------------------------------------------------------------------------------------
 
-# installs what the build lacks, where root or sudo allows; otherwise names it      make setup CC=clang
+# installs what the build lacks, and libraries for pictures and curves, where root or sudo allows; otherwise names them      make setup CC=clang
 setup:
 	@sh data/setup.sh $(CC)
 
@@ -105,7 +105,7 @@ clean:
 # ---- tests --------------------------------------------------------------------------------------------------------------------
 # The plain kernels in double are the oracle of parity, and let gradients be checked to 1e-7.
 DOUBLE = -Dreal=double
-TESTS  = $(BUILD)/test_common $(BUILD)/test_series $(BUILD)/test_ops $(BUILD)/test_bd3lm64 $(BUILD)/test_bd3lm $(BUILD)/test_check_bd3lm $(BUILD)/test_check_df $(PROGRAMS:%=$(BUILD)/%64) $(BUILD)/poison $(BUILD)/fuzz
+TESTS  = $(BUILD)/test_common $(BUILD)/test_video $(BUILD)/test_series $(BUILD)/test_ops $(BUILD)/test_bd3lm64 $(BUILD)/test_bd3lm $(BUILD)/test_check_bd3lm $(BUILD)/test_check_df $(PROGRAMS:%=$(BUILD)/%64) $(BUILD)/poison $(BUILD)/fuzz
 TEST_HEADERS = $(HEADERS) tests/check.h
 
 $(BUILD)/cpu64.so: cpu_kernels.c kernels.h $(BUILD)/flags

@@ -1,4 +1,4 @@
-// io.h: what touches the outside. Errors, files, safetensors, the command line, progress.
+// io.h: what touches the outside. Errors, files, safetensors, the command line, progress, pictures.
 // Every byte that is read is checked before it is trusted; whatever is wrong gets one line on stderr that says what to do.
 #pragma once
 #ifndef _GNU_SOURCE
@@ -101,6 +101,21 @@ static Path path_in(const char *dir, const char *name) {
     Path p;
     if ((size_t)snprintf(p.text, sizeof p.text, "%s/%s", dir, name) >= sizeof p.text) die("%s/%s: path too long", dir, name);
     return p;
+}
+
+// `file`, the stream that wrote `temporary`, becomes `path`: file to disk, rename over the old one, directory to disk. At every instant `path` is a whole
+// file, the old or the new.
+static void commit_file(FILE *file, const char *temporary, const char *path) {
+    if (fflush(file) || fsync(fileno(file)) || fclose(file) || rename(temporary, path)) {
+        int error = errno;
+        unlink(temporary);
+        die("cannot write %s: %s", path, strerror(error));
+    }
+    const char *slash = strrchr(path, '/');
+    char *parent = slash ? strndup(path, (size_t)(slash - path)) : strdup(".");
+    int dir = parent ? open(parent, O_RDONLY | O_DIRECTORY) : -1;
+    if (dir >= 0) fsync(dir), close(dir);
+    free(parent);
 }
 
 // ---- 3. safetensors -----------------------------------------------------------------------------------------------------------
@@ -437,17 +452,8 @@ fail:;
     unlink(w->temporary);
     die("cannot write %s: %s", w->path, strerror(error));
 }
-// file to disk, rename over the old one, directory to disk: at every instant `path` is a whole file, the old or the new
 static void st_commit(StWriter *w) {
-    if (fflush(w->file) || fsync(fileno(w->file)) || fclose(w->file) || rename(w->temporary, w->path)) {
-        int error = errno;
-        unlink(w->temporary);
-        die("cannot write %s: %s", w->path, strerror(error));
-    }
-    char *slash = strrchr(w->path, '/');
-    if (slash) *slash = 0;
-    int dir = open(slash ? w->path : ".", O_RDONLY | O_DIRECTORY);
-    if (dir >= 0) fsync(dir), close(dir);
+    commit_file(w->file, w->temporary, w->path);
     free(w->path), free(w->temporary), free(w->header);
 }
 
@@ -615,4 +621,80 @@ static void catch_signals(void) {
     struct sigaction a = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};     // a second Ctrl-C ends at once
     sigaction(SIGINT, &a, NULL);
     sigaction(SIGTERM, &a, NULL);
+}
+
+// ---- 6. pictures --------------------------------------------------------------------------------------------------------------
+// Figures without a plotting program: boxes, discs and lines, anti-aliased, into a picture that is saved as PNG. Coordinates are in pixels: pixel (x, y)
+// covers [x, x+1) x [y, y+1), y grows downwards. A colour is 0xRRGGBB. What lies outside of the picture is clipped, what is NaN is not drawn.
+
+#if __has_include(<stb/stb_image_write.h>)
+#define STB_IMAGE_WRITE_IMPLEMENTATION
+#define STB_IMAGE_WRITE_STATIC
+#define STBI_WRITE_NO_STDIO
+#pragma GCC diagnostic push                             // the warnings of others
+#pragma GCC diagnostic ignored "-Wall"
+#pragma GCC diagnostic ignored "-Wextra"
+#include <stb/stb_image_write.h>
+#pragma GCC diagnostic pop
+#endif
+
+typedef struct Picture { int width, height; unsigned char *rgb; } Picture;     // rgb (height, width, 3), rows from the top
+
+static Picture picture_create(int width, int height, unsigned color) {
+    if (width < 1 || height < 1 || (size_t)width * (size_t)height > (size_t)1 << 26) die("a picture of %d x %d pixels is not possible (1 to 2^26 in all)", width, height);
+    size_t pixels = (size_t)width * (size_t)height;
+    Picture p = {width, height, allocate(pixels * 3)};
+    for (size_t i = 0; i < pixels; i++) for (int c = 0; c < 3; c++) p.rgb[3*i + (size_t)c] = (unsigned char)(color >> (16 - 8*c));
+    return p;
+}
+static void picture_free(Picture *p) { free(p->rgb); *p = (Picture){0}; }
+
+// pixel (x, y), which is inside: the share `cover` of it takes the colour
+static void picture_mix(Picture *p, int x, int y, double cover, unsigned color) {
+    unsigned char *rgb = p->rgb + 3 * ((size_t)y * (size_t)p->width + (size_t)x);
+    if (cover <= 0) return;
+    for (int c = 0; c < 3; c++) rgb[c] = (unsigned char)lrint(rgb[c] + fmin(cover, 1) * ((int)(color >> (16 - 8*c) & 255) - rgb[c]));
+}
+// x as a pixel boundary 0..size
+static int picture_edge(double x, int size) { return (int)fmin(fmax(x, 0), size); }
+
+// everything between x0 and x1, y0 and y1
+static void picture_box(Picture *p, double x0, double y0, double x1, double y1, unsigned color) {
+    if (!(x0 < x1 && y0 < y1)) return;
+    for (int y = picture_edge(floor(y0), p->height); y < picture_edge(ceil(y1), p->height); y++)
+        for (int x = picture_edge(floor(x0), p->width); x < picture_edge(ceil(x1), p->width); x++)
+            picture_mix(p, x, y, (fmin(x1, x + 1) - fmax(x0, x)) * (fmin(y1, y + 1) - fmax(y0, y)), color);
+}
+
+// a line with round ends: what is nearer than thickness/2 to the segment; the edge is a ramp of one pixel
+static void picture_line(Picture *p, double x0, double y0, double x1, double y1, double thickness, unsigned color) {
+    double dx = x1 - x0, dy = y1 - y0, length2 = dx*dx + dy*dy, reach = thickness/2 + 0.5;
+    if (!(thickness > 0 && length2 < INFINITY)) return;     // also NaN anywhere
+    for (int y = picture_edge(floor(fmin(y0, y1) - reach), p->height); y < picture_edge(ceil(fmax(y0, y1) + reach), p->height); y++)
+        for (int x = picture_edge(floor(fmin(x0, x1) - reach), p->width); x < picture_edge(ceil(fmax(x0, x1) + reach), p->width); x++) {
+            double px = x + 0.5 - x0, py = y + 0.5 - y0, along = length2 > 0 ? fmin(fmax((px*dx + py*dy) / length2, 0), 1) : 0;
+            picture_mix(p, x, y, fmin(reach - hypot(px - along*dx, py - along*dy), thickness), color);      // a hairline is faint, not one pixel wide
+        }
+}
+static void picture_disc(Picture *p, double x, double y, double radius, unsigned color) { picture_line(p, x, y, x, y, 2*radius, color); }
+
+// PNG, never half written
+static void picture_save(const Picture *p, const char *path) {
+#ifdef STB_IMAGE_WRITE_IMPLEMENTATION
+    char *temporary;
+    int size;
+    unsigned char *png = stbi_write_png_to_mem(p->rgb, 3 * p->width, p->width, p->height, 3, &size);
+    if (!png || asprintf(&temporary, "%s.part", path) < 0) die("out of memory");
+    FILE *file = fopen(temporary, "wb");
+    if (!file) die("cannot write %s: %s", temporary, strerror(errno));
+    if (fwrite(png, 1, (size_t)size, file) != (size_t)size) {
+        int error = errno;
+        unlink(temporary);
+        die("cannot write %s: %s", path, strerror(error));
+    }
+    commit_file(file, temporary, path);
+    free(png), free(temporary);
+#else
+    die("cannot write %s, a picture of %d x %d: built without stb_image_write (make setup installs it, then make clean all)", path, p->width, p->height);
+#endif
 }
