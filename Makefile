@@ -105,7 +105,7 @@ clean:
 # ---- tests --------------------------------------------------------------------------------------------------------------------
 # The plain kernels in double are the oracle of parity, and let gradients be checked to 1e-7.
 DOUBLE = -Dreal=double
-TESTS  = $(BUILD)/test_common $(BUILD)/test_video $(BUILD)/test_series $(BUILD)/test_ops $(BUILD)/test_bd3lm64 $(BUILD)/test_bd3lm $(BUILD)/test_check_bd3lm $(BUILD)/test_check_df $(PROGRAMS:%=$(BUILD)/%64) $(BUILD)/poison $(BUILD)/fuzz
+TESTS  = $(BUILD)/test_common $(BUILD)/test_video $(BUILD)/test_series $(BUILD)/test_maze $(BUILD)/test_ops $(BUILD)/test_bd3lm64 $(BUILD)/test_bd3lm $(BUILD)/test_check_bd3lm $(BUILD)/test_check_df $(PROGRAMS:%=$(BUILD)/%64) $(BUILD)/poison $(BUILD)/fuzz
 TEST_HEADERS = $(HEADERS) tests/check.h
 
 $(BUILD)/cpu64.so: cpu_kernels.c kernels.h $(BUILD)/flags

@@ -1,54 +1,149 @@
-// maze.h: D4RL's maze2d without D4RL: layouts, a point mass that is pushed through them, and the waypoint controller that makes the data.
+// maze.h: D4RL's maze2d without D4RL: layouts, a point mass that is pushed through them, the waypoint controller.
 // Everything in double. Cell (x, y) is row x, column y of the layout; its middle stands at position (x - 0.2, y - 0.2): the walls of D4RL's physics are
 // shifted against its cells, and so is the space that the ball has (papers: D4RL, Fu et al. 2020; numbers: golden kinds df_maze_physics, df_waypoints).
-//   maze_parse()     a layout in ASCII: # wall, O free, G goal
-//   maze_step()      0.01 seconds of the ball under an action
+//   maze_open()      a layout of D4RL, or a file in ASCII: # wall, O free, G goal
 //   maze_path()      cells from start to target, by value iteration
+//   maze_step()      0.01 seconds of the ball under an action
 //   controller_act() pushes the ball from waypoint to waypoint
 #pragma once
-#include "../io.h"
+#include "../common.h"      // brings: rng(), uniform(); through io.h: read_file(), die()
 #include <math.h>
 
+// ---- cells and paths ----------------------------------------------------------------------------------------------------------
+
+enum { MOVES = 5, MAZE_STATES = 1024, ROUNDS = 50 };
 typedef struct Maze {
-    int rows, columns, free, goal[2];                   // free: cells that are no wall; goal -1: none
-    char cell[1024];                                    // (rows, columns), '#', 'O' or 'G'
+    int rows, columns, free, goal[2];                   // free: cells that are no wall; goal: G or, as D4RL, the first free cell
+    int steps;                                          // of an episode
+    bool have_score;                                    // D4RL says which returns are 0 and 100; for a maze of one's own nobody does
+    double score[2];
+    char cell[MAZE_STATES];                             // (rows, columns), '#', 'O' or 'G'
 } Maze;
-static const char *const maze_layouts[][2] = {
-    {"umaze", "#####\\#GOO#\\###O#\\#OOO#\\#####"},
-    {"medium", "########\\#OO##OO#\\#OO#OOO#\\##OOO###\\#OO#OOO#\\#O#OO#O#\\#OOO#OG#\\########"},
-    {"large", "############\\#OOOO#OOOOO#\\#O##O#O#O#O#\\#OOOOOO#OOO#\\#O####O###O#\\#OO#O#OOOOO#\\##O#O#O#O###\\#OO#OOO#OGO#\\############"},
-};
 
 static bool is_wall(const Maze *m, int x, int y) { return x < 0 || y < 0 || x >= m->rows || y >= m->columns || m->cell[x*m->columns + y] == '#'; }
 
-// Rows end with a backslash or a newline. Returns NULL, or what is wrong.
-static const char *maze_parse(Maze *m, const char *text) {
-    *m = (Maze){.goal = {-1, -1}};
-    int n = 0, width = 0;
-    for (const char *p = text;; p++) {
-        bool end = !*p || *p == '\\' || *p == '\n';
-        if (!end) {
-            if (!strchr("#OG", *p)) return "a maze consists of # (wall), O (free) and G (goal)";
-            if (n == (int)sizeof m->cell) return "a maze has at most 1024 cells";
-            if (*p == 'G') {
-                if (m->goal[0] >= 0) return "a maze has one goal G";
-                m->goal[0] = m->rows, m->goal[1] = width;
-            }
-            m->free += *p != '#', m->cell[n++] = *p, width++;
-            continue;
+// where a move from cell (x,y) leads: stay, y-1, y+1, x-1, x+1; walls stop it
+static void maze_move(const Maze *m, int x, int y, int move, int to[2]) {
+    static const int dx[MOVES] = {0, 0, 0, -1, 1}, dy[MOVES] = {0, -1, 1, 0, 0};
+    bool stays = is_wall(m, x + dx[move], y + dy[move]);
+    to[0] = stays ? x : x + dx[move], to[1] = stays ? y : y + dy[move];
+}
+
+// value (states, MOVES), state x + y*rows: 50 rounds of q[s,a] = [s is the target] + 0.99 max q[next(s,a)], from 0. So a cell that is further than 48 moves
+// away hardly knows the way: staying there is worth 0.
+static void maze_values(const Maze *m, const int target[2], double (*value)[MOVES]) {
+    double best[MAZE_STATES] = {0};
+    int states = m->rows * m->columns, next[MAZE_STATES][MOVES];
+    for (int s = 0; s < states; s++)
+        for (int a = 0; a < MOVES; a++) {
+            int to[2];
+            maze_move(m, s % m->rows, s / m->rows, a, to);
+            next[s][a] = to[0] + to[1]*m->rows;
         }
-        if (width) {
-            if (m->rows && width != m->columns) return "the rows of a maze are equally long";
-            m->rows++, m->columns = width, width = 0;
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int s = 0; s < states; s++)
+            for (int a = 0; a < MOVES; a++) value[s][a] = (s == target[0] + target[1]*m->rows) + 0.99 * best[next[s][a]];
+        for (int s = 0; s < states; s++) {
+            best[s] = value[s][0];
+            for (int a = 1; a < MOVES; a++) best[s] = fmax(best[s], value[s][a]);
         }
-        if (!*p) break;
     }
-    if (!m->free) return "a maze needs a free cell";
-    for (int x = 0; x < m->rows; x++)
-        for (int y = 0; y < m->columns; y++)
-            if ((x == 0 || y == 0 || x == m->rows - 1 || y == m->columns - 1) && !is_wall(m, x, y)) return "a maze is closed by walls on all sides";
+}
+
+// The cells after `start` on the way to `target`, that included; at most 100. Returns how many; 0 if there is no way, or one of them is a wall or outside.
+static int maze_path(const Maze *m, const int start[2], const int target[2], int (*cell)[2]) {
+    double value[MAZE_STATES][MOVES];
+    if (is_wall(m, start[0], start[1]) || is_wall(m, target[0], target[1])) return 0;
+    maze_values(m, target, value);
+    int at[2] = {start[0], start[1]}, n = 0;
+    while (n < 100) {
+        const double *q = value[at[0] + at[1]*m->rows];
+        int move = 0;
+        for (int a = 1; a < MOVES; a++) if (q[a] > q[move]) move = a;
+        int to[2];
+        maze_move(m, at[0], at[1], move, to);
+        at[0] = cell[n][0] = to[0], at[1] = cell[n][1] = to[1], n++;
+        if (at[0] == target[0] && at[1] == target[1]) return n;
+    }
+    return 0;
+}
+
+// ---- layouts ------------------------------------------------------------------------------------------------------------------
+
+// steps of an episode and reference returns of D4RL's version 1; of open there is only version 0, of small none
+static const struct { const char *name, *rows; int steps; double score[2]; } maze_layouts[] = {
+    {"umaze",       "#####\\#GOO#\\###O#\\#OOO#\\#####", 300, {23.85, 161.86}},
+    {"medium",      "########\\#OO##OO#\\#OO#OOO#\\##OOO###\\#OO#OOO#\\#O#OO#O#\\#OOO#OG#\\########", 600, {13.13, 277.39}},
+    {"large",       "############\\#OOOO#OOOOO#\\#O##O#O#O#O#\\#OOOOOO#OOO#\\#O####O###O#\\#OO#O#OOOOO#\\##O#O#O#O###\\#OO#OOO#OGO#\\############", 800, {6.7, 273.99}},
+    {"umaze_eval",  "#####\\#OOG#\\#O###\\#OOO#\\#####", 300, {36.63, 141.4}},
+    {"medium_eval", "########\\#OOOOOG#\\#O#O##O#\\#OOOO#O#\\###OO###\\#OOOOOO#\\#OO##OO#\\########", 600, {13.07, 204.93}},
+    {"large_eval",  "############\\#OO#OOO#OGO#\\##O###O#O#O#\\#OO#O#OOOOO#\\#O##O#OO##O#\\#OOOOOO#OOO#\\#O##O#O#O###\\#OOOO#OOOOO#\\############", 800, {16.4, 302.22}},
+    {"open",        "#######\\#OOOOO#\\#OOGOO#\\#OOOOO#\\#######", 150, {0.01, 20.66}},
+    {"small",       "######\\#OOOO#\\#O##O#\\#OOOO#\\######", 600, {0}},
+};
+enum { MAZE_LAYOUTS = sizeof maze_layouts / sizeof *maze_layouts };
+
+// Rows end with a backslash or a newline. Returns NULL, or what is wrong (until the next call); rows and columns are then counted from 1, cells from (0,0).
+#define WRONG(...) (snprintf(wrong, sizeof wrong, __VA_ARGS__), wrong)
+static const char *maze_parse(Maze *m, const char *text) {
+    static char wrong[200];
+    *m = (Maze){.goal = {-1, -1}, .steps = 600};
+    int n = 0;
+    for (const char *end = text + strlen(text), *p = text; p < end; p++) {
+        int row = m->rows + 1, column = 0;
+        for (; *p && *p != '\\' && *p != '\n'; p++) {
+            column++;
+            if (!strchr("#OG", *p)) return WRONG("row %d, column %d: '%c' (byte %d); a maze consists of # (wall), O (free) and G (goal)", row, column, *p > 32 && *p < 127 ? *p : '?', (unsigned char)*p);
+            if (n == MAZE_STATES) return WRONG("row %d, column %d: a maze has at most %d cells", row, column, MAZE_STATES);
+            if (*p == 'G') {
+                if (m->goal[0] >= 0) return WRONG("row %d, column %d: a maze has one goal G", row, column);
+                m->goal[0] = m->rows, m->goal[1] = column - 1;
+            }
+            m->free += *p != '#', m->cell[n++] = *p;
+        }
+        if (!m->rows) m->columns = column;
+        if (!column && strspn(p, "\\\n") == strlen(p)) break;           // nothing but ends of rows follows
+        if (!column || column != m->columns) return WRONG("row %d has %d cells, row 1 has %d; the rows of a maze are equally long", row, column, m->columns);
+        m->rows++;
+    }
+    if (!m->free) return "a maze needs a free cell O";
+    for (int s = 0; s < n; s++) {
+        int x = s / m->columns, y = s % m->columns;
+        bool border = x == 0 || y == 0 || x == m->rows - 1 || y == m->columns - 1;
+        if (border && !is_wall(m, x, y)) return WRONG("row %d, column %d: a wall # is missing; a maze is closed on all sides", x + 1, y + 1);
+        if (m->goal[0] < 0 && !is_wall(m, x, y)) m->goal[0] = x, m->goal[1] = y;
+    }
+    for (int t = 0; t < n; t++) {                       // from everywhere to everywhere, as the controller finds it
+        double value[MAZE_STATES][MOVES];
+        int target[2] = {t % m->rows, t / m->rows};
+        if (is_wall(m, target[0], target[1])) continue;
+        maze_values(m, target, value);
+        for (int s = 0; s < n; s++)
+            if (value[s][0] == 0 && !is_wall(m, s % m->rows, s / m->rows))
+                return WRONG("no path from cell (%d,%d) to cell (%d,%d) in %d moves", s % m->rows, s / m->rows, target[0], target[1], ROUNDS - 2);
+    }
     return NULL;
 }
+
+// One of the layouts, or a file (episodes of 600 steps, no score); ends the program if it is neither.
+static void maze_open(Maze *m, const char *name) {
+    for (int i = 0; i < MAZE_LAYOUTS; i++) {
+        if (strcmp(name, maze_layouts[i].name)) continue;
+        maze_parse(m, maze_layouts[i].rows);
+        m->steps = maze_layouts[i].steps, m->have_score = maze_layouts[i].score[1] > 0;
+        memcpy(m->score, maze_layouts[i].score, sizeof m->score);
+        return;
+    }
+    if (!exists(name)) die("there is no maze '%s': give a file, or umaze, medium, large, umaze_eval, medium_eval, large_eval, open or small", name);
+    size_t size;
+    char *text = (char *)read_file(name, &size);
+    const char *error = strlen(text) == size ? maze_parse(m, text) : "a byte 0; a maze is a text of # (wall), O (free) and G (goal)";
+    free(text);
+    if (error) die("%s: %s", name, error);
+}
+
+// The score of a return, 100 (R - low) / (high - low); NaN without have_score
+static double maze_score(const Maze *m, double R) { return m->have_score ? 100 * (R - m->score[0]) / (m->score[1] - m->score[0]) : NAN; }
 
 // ---- physics ------------------------------------------------------------------------------------------------------------------
 // A ball of radius 0.1 on two sliding joints with damping; motors push with up to 100 N. MuJoCo's rules (2.x): semi-implicit Euler, damping implicit, contacts
@@ -100,51 +195,7 @@ static int maze_step(const Maze *m, Ball *b, const double action[2]) {
     return contacts;
 }
 
-// ---- paths and the controller -------------------------------------------------------------------------------------------------
-
-enum { MOVES = 5, MAZE_STATES = 1024 };
-// where a move from cell (x,y) leads: stay, y-1, y+1, x-1, x+1; walls stop it
-static void maze_move(const Maze *m, int x, int y, int move, int to[2]) {
-    static const int dx[MOVES] = {0, 0, 0, -1, 1}, dy[MOVES] = {0, -1, 1, 0, 0};
-    bool stays = is_wall(m, x + dx[move], y + dy[move]);
-    to[0] = stays ? x : x + dx[move], to[1] = stays ? y : y + dy[move];
-}
-
-// value (states, MOVES), state x + y*rows: 50 rounds of q[s,a] = [s is the target] + 0.99 max q[next(s,a)], from 0
-static void maze_values(const Maze *m, const int target[2], double (*value)[MOVES]) {
-    double best[MAZE_STATES] = {0};
-    int states = m->rows * m->columns;
-    for (int round = 0; round < 50; round++) {
-        for (int s = 0; s < states; s++)
-            for (int a = 0; a < MOVES; a++) {
-                int x = s % m->rows, y = s / m->rows, to[2];
-                maze_move(m, x, y, a, to);
-                value[s][a] = (x == target[0] && y == target[1]) + 0.99 * best[to[0] + to[1]*m->rows];
-            }
-        for (int s = 0; s < states; s++) {
-            best[s] = value[s][0];
-            for (int a = 1; a < MOVES; a++) best[s] = fmax(best[s], value[s][a]);
-        }
-    }
-}
-
-// The cells after `start` on the way to `target`, that included; at most 100. Returns how many; 0 if there is no way, or one of them is a wall or outside.
-static int maze_path(const Maze *m, const int start[2], const int target[2], int (*cell)[2]) {
-    static double value[MAZE_STATES][MOVES];
-    if (is_wall(m, start[0], start[1]) || is_wall(m, target[0], target[1])) return 0;
-    maze_values(m, target, value);
-    int at[2] = {start[0], start[1]}, n = 0;
-    while (n < 100) {
-        const double *q = value[at[0] + at[1]*m->rows];
-        int move = 0;
-        for (int a = 1; a < MOVES; a++) if (q[a] > q[move]) move = a;
-        int to[2];
-        maze_move(m, at[0], at[1], move, to);
-        at[0] = cell[n][0] = to[0], at[1] = cell[n][1] = to[1], n++;
-        if (at[0] == target[0] && at[1] == target[1]) return n;
-    }
-    return 0;
-}
+// ---- the controller -----------------------------------------------------------------------------------------------------------
 
 // The controller knows where it goes by cells: the way from the rounded position to the rounded target, each waypoint moved by up to 0.2 towards the middle
 // of the space that the ball has, the last one not. It pushes like a spring and a damper towards the next waypoint.
@@ -152,6 +203,10 @@ typedef struct Controller { int target[2], n, next; double waypoint[100][2], pre
 static int cell_of(double x) { return x > -1 && x < MAZE_STATES ? (int)rint(x) : -1; }         // -1: outside, or NaN
 static double distance2(const double a[2], const double b[2]) { return hypot(a[0] - b[0], a[1] - b[1]); }
 
+// Policies get position, velocity and target (2) and give action (2). This one pushes straight to the target, walls or not, like a spring and a damper.
+static void act_straight(double action[2], const double position[2], const double velocity[2], const double target[2]) {
+    for (int i = 0; i < 2; i++) action[i] = clamp(10 * (target[i] - position[i]) - velocity[i], -1, 1);
+}
 // Does this target need a new plan?
 static bool controller_needs_plan(const Controller *c, const double target[2]) {
     return !c->planned || c->target[0] != cell_of(target[0]) || c->target[1] != cell_of(target[1]);
@@ -159,7 +214,10 @@ static bool controller_needs_plan(const Controller *c, const double target[2]) {
 // u (100,2) uniform in [0,1): row i moves waypoint i. Returns the number of waypoints; 0: there is no way.
 static int controller_plan(Controller *c, const Maze *m, const double position[2], const double target[2], const double (*u)[2]) {
     int start[2], cell[100][2];
-    for (int i = 0; i < 2; i++) start[i] = cell_of(position[i]), c->target[i] = cell_of(target[i]), c->previous[i] = start[i];
+    for (int i = 0; i < 2; i++) start[i] = cell_of(position[i]), c->target[i] = cell_of(target[i]);
+    // A ball at the low side of its space rounds to a wall (where D4RL may find no way): then from the cell that has the space.
+    if (is_wall(m, start[0], start[1])) for (int i = 0; i < 2; i++) start[i] = cell_of(position[i] + 0.2);
+    for (int i = 0; i < 2; i++) c->previous[i] = start[i];
     c->n = maze_path(m, start, c->target, cell), c->next = 0, c->planned = true;
     for (int k = 0; k < c->n; k++) for (int i = 0; i < 2; i++) c->waypoint[k][i] = cell[k][i] - (k < c->n - 1 ? 0.2 * u[k][i] : 0);
     return c->n;
@@ -169,7 +227,7 @@ static bool controller_act(Controller *c, double action[2], const double positio
     double cell[2] = {c->target[0], c->target[1]};
     bool slow = distance2(c->previous, position) < 0.1, arrived = distance2(position, cell) < 0.1 && slow;
     const double *aim = arrived || c->next >= c->n ? cell : c->waypoint[c->next];
-    for (int i = 0; i < 2; i++) action[i] = clamp(10 * (aim[i] - position[i]) - velocity[i], -1, 1);
+    act_straight(action, position, velocity, aim);
     if (!arrived && distance2(position, aim) < 0.1 && slow) c->next++;
     c->previous[0] = position[0], c->previous[1] = position[1];
     return arrived;
