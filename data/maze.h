@@ -1,10 +1,11 @@
-// maze.h: D4RL's maze2d without D4RL: layouts, a point mass that is pushed through them, the waypoint controller.
+// maze.h: D4RL's maze2d without D4RL: layouts, a point mass that is pushed through them, the waypoint controller and the data that it makes.
 // Everything in double. Cell (x, y) is row x, column y of the layout; its middle stands at position (x - 0.2, y - 0.2): the walls of D4RL's physics are
 // shifted against its cells, and so is the space that the ball has (papers: D4RL, Fu et al. 2020; numbers: golden kinds df_maze_physics, df_waypoints).
 //   maze_open()      a layout of D4RL, or a file in ASCII: # wall, O free, G goal
 //   maze_path()      cells from start to target, by value iteration
 //   maze_step()      0.01 seconds of the ball under an action
 //   controller_act() pushes the ball from waypoint to waypoint
+//   maze_dataset()   D4RL's data: a long way from one random target to the next
 #pragma once
 #include "../common.h"      // brings: rng(), uniform(); through io.h: read_file(), die()
 #include <math.h>
@@ -231,4 +232,63 @@ static bool controller_act(Controller *c, double action[2], const double positio
     if (!arrived && distance2(position, aim) < 0.1 && slow) c->next++;
     c->previous[0] = position[0], c->previous[1] = position[1];
     return arrived;
+}
+
+// a plan to this target, if it needs one, with its waypoints moved at random
+static void controller_aim(Controller *c, const Maze *m, Rng *r, const double position[2], const double target[2]) {
+    double u[100][2];
+    if (!controller_needs_plan(c, target)) return;
+    for (int k = 0; k < 100; k++) u[k][0] = uniform(r), u[k][1] = uniform(r);
+    controller_plan(c, m, position, target, (const double (*)[2])u);
+}
+
+// ---- the data -----------------------------------------------------------------------------------------------------------------
+
+static double normal(Rng *r) { double u = 1 - uniform(r); return sqrt(-2 * log(u)) * cos(6.28318530717958647693 * uniform(r)); }       // Box-Muller
+
+// a position: any free cell, each as likely as the others, + U(-0.1, 0.1)
+static void maze_place(const Maze *m, Rng *r, double position[2]) {
+    int nth = below(r, m->free), s = 0;
+    while (m->cell[s] == '#' || nth-- > 0) s++;
+    position[0] = s / m->columns + 0.2*uniform(r) - 0.1, position[1] = s % m->columns + 0.2*uniform(r) - 0.1;
+}
+static Ball maze_reset(const Maze *m, Rng *r) {
+    Ball b;
+    maze_place(m, r, b.q);
+    for (int i = 0; i < 2; i++) b.v[i] = 0.1 * normal(r);
+    return b;
+}
+
+// The ball on its way from target to target. seen: what the controller sees; since: steps since the last target.
+typedef struct Walk { Controller controller; Ball ball, seen; int since; } Walk;
+
+// One step: obs (4) = x, y, vx, vy and action (2) as they are recorded. Returns whether the next target is due: this one is reached, or has had `most` steps and
+// this one (D4RL counts so).
+// stale: D4RL's script forgets to look at the ball after such a step, so that the next step sees, and records, the same state once more.
+static bool walk_step(Walk *w, const Maze *m, const double noise[2], int most, bool stale, double obs[4], double action[2]) {
+    bool done = controller_act(&w->controller, action, w->seen.q, w->seen.v) || w->since >= most;
+    for (int i = 0; i < 2; i++) obs[i] = w->seen.q[i], obs[2 + i] = w->seen.v[i], action[i] = clamp(action[i] + noise[i], -1, 1);
+    maze_step(m, &w->ball, action);
+    w->since = done ? 0 : w->since + 1;
+    if (!done || !stale) w->seen = w->ball;
+    return done;
+}
+
+// D4RL's data, one long way. obs (steps,4), action (steps,2): in row i what was seen, and what was done then; done (steps): the last row before a new target.
+// noise: standard deviation of what is added to the actions before they are clipped (0.5 fits the published moments of D4RL's data, 0 does not). stale as in walk_step(); D4RL: true.
+static void maze_dataset(const Maze *m, int steps, uint64_t seed, double noise, bool stale, real *obs, real *action, bool *done) {
+    Rng r = rng(seed, RNG_DATA, (uint64_t)1 << 48);     // no step of training counts that far
+    Walk w = {.ball = maze_reset(m, &r)};
+    double target[2];
+    w.seen = w.ball;
+    maze_place(m, &r, target);
+    for (size_t i = 0; i < (size_t)steps; i++) {
+        double o[4], a[2], extra[2] = {0};
+        for (int j = 0; j < 2 && noise > 0; j++) extra[j] = noise * normal(&r);
+        controller_aim(&w.controller, m, &r, w.seen.q, target);
+        done[i] = walk_step(&w, m, extra, m->steps, stale, o, a);
+        for (int j = 0; j < 4; j++) obs[4*i + j] = (real)o[j];
+        for (int j = 0; j < 2; j++) action[2*i + j] = (real)a[j];
+        if (done[i]) maze_place(m, &r, target);
+    }
 }

@@ -351,28 +351,22 @@ static void check_waypoint_loop(Golden *g) {
     Maze m;
     int shape[2], draws[2];
     if (!need_number(g, "tol", 0, 1) || !read_maze(g, &m) || !need_whole(g, "max_steps", 1, 1e9) || !read_shape(g, "in.target", 2, shape) || !read_shape(g, "in.u", 2, draws)) return;
-    int n = shape[0], used = 0, since = 0;
+    int n = shape[0], used = 0;
     double *target = need_tensor(g, "in.target", 0, SHAPE(n, 2)), *u = need_tensor(g, "in.u", 0, SHAPE(draws[0], 2)), *q0 = need_tensor(g, "in.qpos0", 0, SHAPE(2)), *v0 = need_tensor(g, "in.qvel0", 0, SHAPE(2));
     double *obs = NEW(double, 4*n), *action = NEW(double, 2*n), *done = NEW(double, n), *new_plan = NEW(double, n);
     if (target && u && q0 && v0) {
-        static Controller c;
         static double jitter[100][2];
-        Ball b = {{q0[0], q0[1]}, {v0[0], v0[1]}}, seen = b;
-        c.planned = false;
+        Walk w = {.ball = {{q0[0], q0[1]}, {v0[0], v0[1]}}};
+        w.seen = w.ball;
         for (int i = 0; i < n; i++) {
             const double *goal = target + 2*i;
-            if (controller_needs_plan(&c, goal)) {
+            if (controller_needs_plan(&w.controller, goal)) {
                 for (int k = 0; k < 100; k++) for (int j = 0; j < 2; j++) jitter[k][j] = used + k < draws[0] ? u[2*(used + k) + j] : 0;
-                int waypoints = controller_plan(&c, &m, seen.q, goal, (const double (*)[2])jitter);
+                int waypoints = controller_plan(&w.controller, &m, w.seen.q, goal, (const double (*)[2])jitter);
                 if (!waypoints) { refuse(g, "step %d: no way to the target", i); goto done; }
                 used += waypoints - 1, new_plan[i] = 1;
             }
-            bool arrived = controller_act(&c, action + 2*i, seen.q, seen.v);
-            for (int j = 0; j < 2; j++) obs[4*i + j] = seen.q[j], obs[4*i + 2 + j] = seen.v[j];
-            since++;
-            done[i] = arrived || since >= meta(g, "max_steps");
-            maze_step(&m, &b, action + 2*i);
-            if (done[i]) since = 0; else seen = b;
+            done[i] = walk_step(&w, &m, (const double[2]){0}, (int)meta(g, "max_steps"), true, obs + 4*i, action + 2*i);
         }
         compare(g, "out.obs", obs, SHAPE(n, 4));
         compare(g, "out.action", action, SHAPE(n, 2));

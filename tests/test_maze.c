@@ -1,4 +1,4 @@
-// test_maze.c: mazes that are refused, free flight.
+// test_maze.c: mazes that are refused, free flight, walls that hold, the data of D4RL and its published moments.
 #define TESTING
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -144,11 +144,133 @@ static void test_free_flight(void) {
     }
 }
 
+// The centre stays 0.1 away from the walls' squares. Contacts are springs: under the hardest pushes it comes nearer, by 0.069 in four million steps.
+static const double penetration = 0.075;
+static double distance_to_walls(const Maze *m, const double q[2]) {
+    double least = 1e9;
+    for (int x = 0; x < m->rows; x++)
+        for (int y = 0; y < m->columns; y++)
+            if (is_wall(m, x, y)) least = fmin(least, hypot(q[0] - clamp(q[0], x - 0.7, x + 0.3), q[1] - clamp(q[1], y - 0.7, y + 0.3)));
+    return least;
+}
+static void test_walls(void) {
+    for (int layout = 0; layout < MAZE_LAYOUTS; layout++) {
+        Maze m = open_maze(maze_layouts[layout].name);
+        Rng r = rng(2, RNG_EVAL, (uint64_t)layout);
+        Ball b = maze_reset(&m, &r);
+        double action[2] = {0}, deepest = 0;
+        int touched = 0;
+        bool inside = true;
+        for (int i = 0; i < 20000; i++) {
+            if (uniform(&r) < 0.03) action[0] = 2 * (below(&r, 3) - 1), action[1] = 2 * (below(&r, 3) - 1);
+            touched += maze_step(&m, &b, action) > 0;
+            double depth = ball_radius - distance_to_walls(&m, b.q);
+            deepest = depth <= deepest ? deepest : depth;               // a NaN stays
+            inside = inside && !is_wall(&m, (int)floor(b.q[0] + 0.7), (int)floor(b.q[1] + 0.7));
+        }
+        CHECK(touched > 1000, "%s: %d steps with contact", maze_layouts[layout].name, touched);
+        CHECK(inside && deepest > 0.01 && deepest <= penetration, "%s: %g too near to a wall", maze_layouts[layout].name, deepest);
+    }
+}
+
+// ---- the data -----------------------------------------------------------------------------------------------------------------
+
+typedef struct Data { int n; real *obs, *action; bool *done; } Data;
+static Data data_of(const Maze *m, int n, uint64_t seed, double noise, bool stale) {
+    Data d = {n, NEW(real, 4*n), NEW(real, 2*n), NEW(bool, n)};
+    maze_dataset(m, n, seed, noise, stale, d.obs, d.action, d.done);
+    return d;
+}
+static void data_free(Data *d) { free(d->obs), free(d->action), free(d->done); }
+
+// Mean and standard deviation of each column, as the authors of Diffusion Forcing publish them for the data of D4RL (x, y, vx, vy, action). The standard error of
+// the mean of n rows, which hang together, is that of 50 blocks; D4RL's own (of N rows) is added.
+// (With millions of rows all agree to about 3 standard errors but one: the mean of x in large is 3.672, not 3.730, 4 standard errors of D4RL's rows.)
+static void test_moments(void) {
+    static const struct { const char *name; int N; double mean[6], std[6]; } want[] = {
+        {"umaze",  1000000, {1.9327888, 2.3744664, 2.0562936e-4, -1.0198415e-3, .00153824, .00433588}, {.89972174, .7093159, 2.2128615, 2.468173, .7043469, .7506248}},
+        {"medium", 2000000, {3.5092521, 3.4765592, 4.1014933e-5, 3.8480070e-5, .00123821, .00124745}, {1.3371079, 1.52102, 2.3407657, 2.3693702, .73977315, .7459419}},
+        {"large",  4000000, {3.7296331, 5.3047247, 4.7289828e-5, 2.9168357e-5, .00100675, .00078245}, {1.8070312, 2.5687592, 2.4368455, 2.6493697, .72493, .7394606}}};
+    enum { BLOCKS = 50, LENGTH = 10000 };
+    for (int w = 0; w < 3; w++) {
+        Maze m = open_maze(want[w].name);
+        Data d = data_of(&m, BLOCKS * LENGTH, 1, 0.5, true);
+        for (int c = 0; c < 6; c++) {
+            double sum[BLOCKS] = {0}, square[BLOCKS] = {0}, mean = 0, variance = 0, error = 0, error2 = 0;
+            for (int i = 0; i < d.n; i++) {
+                double x = c < 4 ? d.obs[4*i + c] : d.action[2*i + c - 4], far = x - want[w].mean[c];
+                sum[i / LENGTH] += far / LENGTH, square[i / LENGTH] += far * far / LENGTH;
+            }
+            for (int b = 0; b < BLOCKS; b++) mean += sum[b] / BLOCKS, variance += square[b] / BLOCKS;
+            for (int b = 0; b < BLOCKS; b++) error += (sum[b] - mean) * (sum[b] - mean), error2 += (square[b] - variance) * (square[b] - variance);
+            double part = sqrt((1 + (double)d.n / want[w].N) / BLOCKS / (BLOCKS - 1)), std = sqrt(variance - mean*mean);
+            CHECK_CLOSE(want[w].name, mean, 0, 4 * part * sqrt(error));
+            CHECK_CLOSE(want[w].name, std, want[w].std[c], 4 * part * sqrt(error2) / (2 * std));
+            CHECK(part * sqrt(error) < 0.03 * std, "%s, column %d: the bound says little, %g", want[w].name, c, part * sqrt(error));
+        }
+        data_free(&d);
+    }
+}
+
+// Every row follows from the one before: the ball under the recorded action. After a row that is done D4RL shows the same state once more.
+static void test_walk(void) {
+    Maze m = open_maze("medium");
+    for (int stale = 0; stale < 2; stale++) {
+        Data d = data_of(&m, 20000, 3, 0.2, stale);
+        int ends = 0, since = 0, longest = 0;
+        double worst = 0, nearest = 1, most = 0;
+        bool at_cell = true, same = true;
+        Ball b = {{0}, {0}};
+        for (int i = 0; i < d.n; i++) {
+            const real *o = d.obs + 4*i;
+            if (stale && i && d.done[i - 1]) same = same && !memcmp(o, o - 4, 4 * sizeof *o);
+            else {
+                for (int j = 0; j < 2 && i; j++) { double off = fabs(o[j] - b.q[j]) + fabs(o[2 + j] - b.v[j]); worst = off <= worst ? worst : off; }
+                b = (Ball){{o[0], o[1]}, {o[2], o[3]}};
+            }
+            maze_step(&m, &b, (const double[2]){d.action[2*i], d.action[2*i + 1]});
+            nearest = fmin(nearest, distance_to_walls(&m, (const double[2]){o[0], o[1]}));
+            most = fmax(most, fmax(fabs(d.action[2*i]), fabs(d.action[2*i + 1])));
+            since++;
+            if (d.done[i]) {
+                at_cell = at_cell && hypot(o[0] - rint(o[0]), o[1] - rint(o[1])) < 0.1 + 1e-6;
+                longest = since > longest ? since : longest, ends++, since = 0;
+            }
+        }
+        CHECK_CLOSE("a row and what follows from the one before", worst, 0, 1e-4);      // float rounds the row, contacts are stiff
+        CHECK(same && at_cell && ends > 50 && longest < m.steps, "stale %d: %d targets, the longest way has %d steps", stale, ends, longest);
+        CHECK(most == 1 && nearest > ball_radius - penetration, "actions up to %g, %g from a wall", most, nearest);
+        data_free(&d);
+    }
+    // the same seed, the same bits, however many steps; another seed, other data
+    Data a = data_of(&m, 3000, 3, 0.2, true), b = data_of(&m, 2000, 3, 0.2, true), c = data_of(&m, 2000, 4, 0.2, true);
+    CHECK(!memcmp(a.obs, b.obs, 8000 * sizeof(real)) && !memcmp(a.action, b.action, 4000 * sizeof(real)) && !memcmp(a.done, b.done, 2000), "the same seed");
+    CHECK(b.obs[0] != c.obs[0] && memcmp(b.obs, c.obs, 8000 * sizeof(real)) && memcmp(b.action, c.action, 4000 * sizeof(real)), "another seed");
+    data_free(&a), data_free(&b), data_free(&c);
+
+    // A target that is not reached is given up after `steps` more steps (D4RL counts from 0), wherever the ball is then; the next one is reached all the same.
+    m.steps = 60;
+    a = data_of(&m, 20000, 5, 0.5, true);
+    int since = 0, longest = 0, given_up = 0, reached = 0;
+    for (int i = 0; i < a.n; i++) {
+        since++;
+        if (!a.done[i]) continue;
+        longest = since > longest ? since : longest, given_up += since == 61, reached += since < 61, since = 0;
+    }
+    CHECK(longest == 61 && given_up > 200 && reached > 50, "longest %d, %d given up, %d reached", longest, given_up, reached);
+    data_free(&a);
+    Controller wall = {0};
+    CHECK(controller_plan(&wall, &m, (const double[2]){0.45, 0.45}, (const double[2]){6, 6}, (const double[100][2]){{0}}) > 8, "a ball that rounds to a wall finds its way");
+}
+
 int main(int argc, char **argv) {
     if (argc < 2) { puts("usage: test_maze SCRATCH_DIRECTORY"); return 2; }
     test_refusals(argv[1]);
     test_any_text();
     test_layouts(argv[1]);
     test_free_flight();
+    test_walls();
+    test_moments();
+    test_walk();
     return finish("test_maze");
 }
