@@ -1,4 +1,4 @@
-// maze.h: D4RL's maze2d without D4RL: layouts, a point mass that is pushed through them, the waypoint controller and the data that it makes.
+// maze.h: D4RL's maze2d without D4RL: layouts, a point mass that is pushed through them, the waypoint controller and the data that it makes, episodes and scores.
 // Everything in double. Cell (x, y) is row x, column y of the layout; its middle stands at position (x - 0.2, y - 0.2): the walls of D4RL's physics are
 // shifted against its cells, and so is the space that the ball has (papers: D4RL, Fu et al. 2020; numbers: golden kinds df_maze_physics, df_waypoints).
 //   maze_open()      a layout of D4RL, or a file in ASCII: # wall, O free, G goal
@@ -6,6 +6,8 @@
 //   maze_step()      0.01 seconds of the ball under an action
 //   controller_act() pushes the ball from waypoint to waypoint
 //   maze_dataset()   D4RL's data: a long way from one random target to the next
+//   episode_step()   one step of an evaluation: reward, return, first reach, contacts
+//   act_straight(), act_waypoints(), act_follow()    policies without a network: position, velocity, target or plan -> action
 #pragma once
 #include "../common.h"      // brings: rng(), uniform(); through io.h: read_file(), die()
 #include <math.h>
@@ -290,5 +292,50 @@ static void maze_dataset(const Maze *m, int steps, uint64_t seed, double noise, 
         for (int j = 0; j < 4; j++) obs[4*i + j] = (real)o[j];
         for (int j = 0; j < 2; j++) action[2*i + j] = (real)a[j];
         if (done[i]) maze_place(m, &r, target);
+    }
+}
+
+// ---- episodes -----------------------------------------------------------------------------------------------------------------
+
+typedef struct Episode {
+    const Maze *maze;
+    Ball ball;
+    double target[2];
+    int steps, R;                                       // so far; R: the return, steps that ended within 0.5 of the target
+    int first_reach, if_stay;                           // steps before the first of them (all steps: there is none yet), and from it on: R of a ball that stays
+    int hits, collisions;                               // steps with contact, and how many of them had none before
+    bool touches;
+} Episode;
+
+// multi: the target is a free cell + U(-0.1, 0.1) instead of the goal (Multi2D)
+static Episode episode_begin(const Maze *m, bool multi, Rng *r) {
+    Episode e = {.maze = m, .ball = maze_reset(m, r), .target = {m->goal[0], m->goal[1]}};
+    if (multi) maze_place(m, r, e.target);
+    return e;
+}
+
+// action (2), clipped to [-1,1]; returns the reward. An episode ends when e->steps == m->steps; whoever calls sees to that.
+static int episode_step(Episode *e, const double action[2]) {
+    bool touched = e->touches;
+    e->touches = maze_step(e->maze, &e->ball, action) > 0;
+    int reward = distance2(e->ball.q, e->target) <= 0.5;
+    e->steps++, e->R += reward;
+    if (e->R) e->if_stay++; else e->first_reach++;
+    e->hits += e->touches, e->collisions += e->touches && !touched;
+    return reward;
+}
+
+// The controller as a policy. c: {0} at the beginning of an episode
+static void act_waypoints(double action[2], Controller *c, const Maze *m, Rng *r, const double position[2], const double velocity[2], const double target[2]) {
+    controller_aim(c, m, r, position, target);
+    controller_act(c, action, position, velocity);
+}
+
+// Along a plan of positions (T,2), of which step t is due; a plan begins at t = 0 where the ball is.
+//     u = 12.5 (plan_t - position) + 1.2 ((plan_t - plan_{t-1}) - velocity)                                   (official code, branch main)
+static void act_follow(double action[2], const double position[2], const double velocity[2], const double (*plan)[2], int t) {
+    for (int i = 0; i < 2; i++) {
+        double before = t ? plan[t - 1][i] : position[i];
+        action[i] = clamp(12.5 * (plan[t][i] - position[i]) + 1.2 * (plan[t][i] - before - velocity[i]), -1, 1);
     }
 }

@@ -1,4 +1,4 @@
-// test_maze.c: mazes that are refused, free flight, walls that hold, the data of D4RL and its published moments.
+// test_maze.c: mazes that are refused, free flight, walls that hold, the data of D4RL and its published moments, episodes counted by hand, policies.
 #define TESTING
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -263,6 +263,116 @@ static void test_walk(void) {
     CHECK(controller_plan(&wall, &m, (const double[2]){0.45, 0.45}, (const double[2]){6, 6}, (const double[100][2]){{0}}) > 8, "a ball that rounds to a wall finds its way");
 }
 
+// ---- episodes -----------------------------------------------------------------------------------------------------------------
+
+static void test_episodes(void) {
+    Maze m = open_maze("umaze");
+    static const struct { const char *what; double q[2], v[2]; int R, first_reach, if_stay; } way[] = {        // five steps without force; the goal is (1,1)
+        {"at rest on the goal",      {1, 1},       {0},     5, 0, 5}, {"at rest 0.5 away",      {1, 1.5},     {0},     5, 0, 5}, {"at rest 0.51 away",   {1, 1.51}, {0}, 0, 5, 0},
+        {"leaves after one step",    {1, 1.49},    {0, 1},  1, 0, 5}, {"arrives with the third", {1, 1.52},    {0, -1}, 3, 2, 3}, {"passes by",           {1, 1.52}, {0, 1}, 0, 5, 0}};
+    for (size_t i = 0; i < sizeof way / sizeof *way; i++) {
+        Episode e = {.maze = &m, .ball = {{way[i].q[0], way[i].q[1]}, {way[i].v[0], way[i].v[1]}}, .target = {1, 1}};
+        int sum = 0;
+        for (int j = 0; j < 5; j++) sum += episode_step(&e, (const double[2]){0, 0});
+        CHECK(e.steps == 5 && e.R == way[i].R && sum == e.R && e.first_reach == way[i].first_reach && e.if_stay == way[i].if_stay && e.hits == 0 && e.collisions == 0,
+              "%s: R %d, first reach %d, if it stays %d, hits %d", way[i].what, e.R, e.first_reach, e.if_stay, e.hits);
+    }
+
+    // From x = 1.1 under full force: the wall holds from 1.2 on, contact begins 0.002 before it, and 0.0853 (8 steps) < 0.098 < 0.107 (9 steps): the tenth step touches.
+    Episode e = {.maze = &m, .ball = {.q = {1.1, 1}}, .target = {1, 1}};
+    for (int j = 0; j < 9; j++) episode_step(&e, (const double[2]){1, 0});
+    CHECK(e.hits == 0 && e.collisions == 0, "%d hits", e.hits);
+    episode_step(&e, (const double[2]){1, 0});
+    CHECK(e.hits == 1 && e.collisions == 1, "%d hits, %d collisions", e.hits, e.collisions);
+    int hits = 1, collisions = 1;
+    bool before = true;
+    for (int j = 0; j < 600; j++) {                     // to and fro, by the distance to the walls
+        bool touches = distance_to_walls(&m, e.ball.q) < ball_radius + 0.002;
+        hits += touches, collisions += touches && !before, before = touches;
+        episode_step(&e, (const double[2]){j / 60 % 2 ? 1 : -1, 0});
+    }
+    CHECK(e.hits == hits && e.collisions == collisions && collisions > 8 && hits > 5 * collisions, "%d of %d hits, %d of %d collisions", e.hits, hits, e.collisions, collisions);
+
+    // beginnings: every free cell as likely as the others, +- 0.1; velocity 0.1 N(0,1); the goal, or a place like the start
+    Rng r = rng(4, RNG_EVAL, 0);
+    int n = 70000, starts[MAZE_STATES] = {0}, targets[MAZE_STATES] = {0};
+    double v[2] = {0}, far = 0, fourth = 0;
+    for (int i = 0; i < n; i++) {
+        Episode a = episode_begin(&m, i % 2, &r);
+        for (int j = 0; j < 2; j++) {
+            far = fmax(far, fmax(fabs(a.ball.q[j] - rint(a.ball.q[j])), fabs(a.target[j] - rint(a.target[j]))));
+            v[0] += a.ball.v[j] / n / 2, v[1] += a.ball.v[j] * a.ball.v[j] / n / 2, fourth += a.ball.v[j] * a.ball.v[j] * a.ball.v[j] * a.ball.v[j] / n / 2;
+        }
+        if (i % 2 == 0) CHECK(a.target[0] == 1 && a.target[1] == 1, "one goal");
+        else targets[cell_of(a.target[0])*m.columns + cell_of(a.target[1])]++;
+        starts[cell_of(a.ball.q[0])*m.columns + cell_of(a.ball.q[1])]++;
+    }
+    for (int s = 0; s < m.rows * m.columns; s++) {
+        double part = m.cell[s] == '#' ? 0 : 1.0 / m.free;
+        CHECK_CLOSE("starts", (double)starts[s] / n, part, 5 * sqrt(part / n));
+        CHECK_CLOSE("targets", 2.0 * targets[s] / n, part, 5 * sqrt(2 * part / n));
+    }
+    CHECK(far > 0.0999 && far <= 0.1 + 1e-12, "%g from a cell", far);
+    CHECK_CLOSE("mean velocity", v[0], 0, 5 * 0.1 / sqrt(2*n));
+    CHECK_CLOSE("its square", v[1], 0.01, 5 * 0.01 * sqrt(2.0 / (2*n)));
+    CHECK_CLOSE("its fourth power", fourth, 3e-4, 5 * 1e-4 * sqrt(96.0 / (2*n)));
+}
+
+// ---- policies -----------------------------------------------------------------------------------------------------------------
+
+static void test_policies(void) {
+    Maze m = open_maze("umaze");
+    Rng r = rng(6, RNG_EVAL, 0);
+    double a[2];
+    act_straight(a, (const double[2]){1, 1}, (const double[2]){0.25, -0.5}, (const double[2]){1.05, 1});
+    CHECK_CLOSE("10 * 0.05 - 0.25", a[0], 0.25, 1e-12);
+    CHECK_CLOSE("0.5", a[1], 0.5, 1e-12);
+    const double plan[3][2] = {{1.02, 1}, {1.04, 1.01}, {9, -9}};
+    act_follow(a, (const double[2]){1, 1}, (const double[2]){0.1, 0}, plan, 0);
+    CHECK_CLOSE("12.5 * 0.02 + 1.2 * (0.02 - 0.1)", a[0], 0.154, 1e-12);
+    CHECK_CLOSE("nothing to do", a[1], 0, 1e-12);
+    act_follow(a, (const double[2]){1, 1}, (const double[2]){0.1, 0}, plan, 1);
+    CHECK_CLOSE("12.5 * 0.04 + 1.2 * (0.02 - 0.1)", a[0], 0.404, 1e-12);
+    CHECK_CLOSE("12.5 * 0.01 + 1.2 * 0.01", a[1], 0.137, 1e-12);
+    act_follow(a, (const double[2]){1, 1}, (const double[2]){0, 0}, plan, 2);
+    CHECK(a[0] == 1 && a[1] == -1, "clipped: %g %g", a[0], a[1]);
+
+    // along row 3, which is free: straight to its end, and behind a plan that moves by 0.01 a step and then waits
+    for (int follow = 0; follow < 2; follow++) {
+        double line[500][2], behind = 0;
+        for (int t = 0; t < 500; t++) line[t][0] = 2.9, line[t][1] = fmin(0.9 + 0.01*t, 2.9);
+        Episode e = {.maze = &m, .ball = {.q = {2.8, 0.9}}, .target = {2.9, 2.9}};
+        for (int t = 0; t < 500; t++) {
+            if (follow) act_follow(a, e.ball.q, e.ball.v, (const double (*)[2])line, t); else act_straight(a, e.ball.q, e.ball.v, e.target);
+            episode_step(&e, a);
+            double off = distance2(e.ball.q, line[t]);
+            behind = off <= behind ? behind : off;
+        }
+        CHECK_CLOSE("it stops at the end", distance2(e.ball.q, e.target) + hypot(e.ball.v[0], e.ball.v[1]), 0, 1e-9);
+        CHECK(e.hits == 0 && e.R == e.if_stay && e.R > 250, "%d hits, R %d of %d", e.hits, e.R, e.if_stay);
+        if (follow) CHECK(behind <= 0.12, "%g behind the plan", behind);       // 12.5 * 0.1 = 1.2 * (1 - 0.01) + damping
+    }
+
+    // from every cell to every other: the controller arrives, the straight way ends at a wall
+    int slowest = 0;
+    for (int s = 0; s < 25; s++)
+        for (int t = 0; t < 25; t++) {
+            if (m.cell[s] == '#' || m.cell[t] == '#') continue;
+            Episode e = {.maze = &m, .ball = {.q = {s / 5, s % 5}}, .target = {t / 5 + 0.1, t % 5 - 0.1}};
+            const double cell[2] = {t / 5, t % 5};
+            Controller c = {0};
+            int steps = 0;
+            while (steps < 300 && !(distance2(e.ball.q, cell) < 0.1)) act_waypoints(a, &c, &m, &r, e.ball.q, e.ball.v, e.target), episode_step(&e, a), steps++;
+            slowest = steps > slowest ? steps : slowest;
+            for (int i = 0; i < 200; i++) act_waypoints(a, &c, &m, &r, e.ball.q, e.ball.v, e.target), episode_step(&e, a);
+            CHECK(distance2(e.ball.q, cell) < 1e-6, "from (%d,%d) to (%d,%d): it does not stay", s / 5, s % 5, t / 5, t % 5);
+        }
+    CHECK(slowest <= 200, "%d steps", slowest);
+    Episode e = {.maze = &m, .ball = {.q = {3, 1}}, .target = {1, 1}};
+    for (int i = 0; i < 300; i++) act_straight(a, e.ball.q, e.ball.v, e.target), episode_step(&e, a);
+    CHECK(e.R == 0 && e.hits > 250 && e.collisions < 20, "R %d, %d hits, %d collisions", e.R, e.hits, e.collisions);
+}
+
 int main(int argc, char **argv) {
     if (argc < 2) { puts("usage: test_maze SCRATCH_DIRECTORY"); return 2; }
     test_refusals(argv[1]);
@@ -272,5 +382,7 @@ int main(int argc, char **argv) {
     test_walls();
     test_moments();
     test_walk();
+    test_episodes();
+    test_policies();
     return finish("test_maze");
 }
