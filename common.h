@@ -587,6 +587,54 @@ static Tensor *gather_rows(Tensor *x, const int *row, int N) {
     return out;
 }
 
+// Columns first..first+n-1 of x (B,T,C) -> (B,T,n)
+typedef struct { Tensor *out, *x; int first; } Columns;
+static void columns_back(const void *p) {
+    const Columns *c = p;
+    if (wants(c->x)) add_columns(grad_of(c->x) + c->first, c->out->grad, rows(c->x), c->out->C, c->x->C, c->out->C);
+}
+static Tensor *columns_of(Tensor *x, int first, int n) {
+    if (first < 0 || n < 1 || first + n > x->C) die("internal error: columns %d..%d of %d", first, first + n - 1, x->C);
+    Tensor *out = activation(x->B, x->T, n, "columns");
+    copy_columns(out->data, x->data + first, rows(x), n, n, x->C);
+    RECORD(Columns, columns_back, out, x, first);
+    return out;
+}
+
+// The columns of n tensors with as many rows, side by side; NULL among them: not there -> (B,T,sum of C)
+typedef struct { Tensor *out, **x; int n; } Concat;
+static void concat_back(const void *p) {
+    const Concat *c = p;
+    for (int i = 0, first = 0; i < c->n; first += c->x[i++]->C)
+        if (wants(c->x[i])) add_columns(grad_of(c->x[i]), c->out->grad + first, rows(c->out), c->x[i]->C, c->x[i]->C, c->out->C);
+}
+static Tensor *concat(int n, Tensor *const *x) {
+    Tensor **there = HOST(Tensor *, n);
+    int m = 0, C = 0, first = 0;
+    for (int i = 0; i < n; i++) if (x[i]) there[m++] = x[i], C += x[i]->C;
+    for (int i = 0; i < m; i++) if (rows(there[i]) != rows(there[0])) die("internal error: %d rows beside %d", rows(there[i]), rows(there[0]));
+    Tensor *out = activation(there[0]->B, there[0]->T, C, "concat");
+    for (int i = 0; i < m; first += there[i++]->C) copy_columns(out->data + first, there[i]->data, rows(out), there[i]->C, C, there[i]->C);
+    RECORD(Concat, concat_back, out, there, m);
+    return out;
+}
+#define CONCAT(...) concat((int)(sizeof((Tensor *[]){__VA_ARGS__}) / sizeof(Tensor *)), (Tensor *[]){__VA_ARGS__})
+
+// The same numbers as (B,T,C): a second tensor on the data of x
+typedef struct { Tensor *out, *x; } Reshape;
+static void reshape_back(const void *p) {
+    const Reshape *r = p;
+    if (wants(r->x)) add_columns(grad_of(r->x), r->out->grad, rows(r->x), r->x->C, r->x->C, r->x->C);
+}
+static Tensor *reshape(Tensor *x, int B, int T, int C) {
+    if ((size_t)B * (size_t)T * (size_t)C != count(x)) die("internal error: %zu numbers cannot be (%d,%d,%d)", count(x), B, T, C);
+    Tensor *out = HOST(Tensor, 1);
+    *out = *x;
+    out->B = B, out->T = T, out->C = C, out->grad = NULL;
+    RECORD(Reshape, reshape_back, out, x);
+    return out;
+}
+
 // a[n] x[n] + b[n] y[n] + c[n] z[n] for every row n; coefficients on the host, (N). y, z NULL: not there -> the shape of x
 typedef struct { Tensor *out, *x, *y, *z; const double *a, *b, *c; } Mix;
 static void mix_back(const void *p) {

@@ -363,6 +363,16 @@ void store_rows_cpu(real *out, const real *inp, int B, int T, int W, int C, int 
         for (int t = 0; t < T; t++) memcpy(out + ((size_t)b*W + t)*C, inp + ((size_t)b*T + t)*ld, C * sizeof(real));
 }
 
+void copy_columns_cpu(real *out, const real *inp, int N, int C, int ldo, int ldi) {
+    #pragma omp parallel for if ((double)N * C > 100000)
+    for (int n = 0; n < N; n++) memcpy(out + (size_t)n*ldo, inp + (size_t)n*ldi, C * sizeof(real));
+}
+void add_columns_cpu(real *dinp, const real *dout, int N, int C, int ldi, int ldo) {
+    #pragma omp parallel for if ((double)N * C > 100000)
+    for (int n = 0; n < N; n++)
+        for (int c = 0; c < C; c++) dinp[(size_t)n*ldi + c] += dout[(size_t)n*ldo + c];
+}
+
 void mix_rows_forward_cpu(real *out, const real *x, const real *y, const real *z, const double *a, const double *b, const double *c, int N, int C) {
     #pragma omp parallel for if ((double)N * C > 10000)
     for (int n = 0; n < N; n++)

@@ -846,6 +846,24 @@ void store_rows_cuda(float *out, const float *inp, int B, int T, int W, int C, i
     RUN(store_rows_kernel, blocks((size_t)B * T * C, 256), 256, 0, out, inp, (size_t)B * T * C, T, W, C, ld);
 }
 
+// copy_columns, add_columns: C columns of every row, out = inp; dinp += dout                   CPU twins: copy_columns_cpu, add_columns_cpu
+// grid: one thread per element
+// memory: reads one side once, writes (add: reads and writes) the other once
+// needs: C at most the distance of two rows
+template <bool ADD> static __global__ void columns_kernel(float *to, const float *from, size_t size, int C, int ld_to, int ld_from) {
+    size_t i = thread_number(), n = i / C, c = i % C;
+    if (i >= size) return;
+    if (ADD) to[n*ld_to + c] += from[n*ld_from + c]; else to[n*ld_to + c] = from[n*ld_from + c];
+}
+void copy_columns_cuda(float *out, const float *inp, int N, int C, int ldo, int ldi) {
+    assert(C <= ldo && C <= ldi);
+    RUN(columns_kernel<false>, blocks((size_t)N * C, 256), 256, 0, out, inp, (size_t)N * C, C, ldo, ldi);
+}
+void add_columns_cuda(float *dinp, const float *dout, int N, int C, int ldi, int ldo) {
+    assert(C <= ldi && C <= ldo);
+    RUN(columns_kernel<true>, blocks((size_t)N * C, 256), 256, 0, dinp, dout, (size_t)N * C, C, ldi, ldo);
+}
+
 // mix_rows_forward, mix_rows_backward: out = a x + b y + c z; dx += a dout, ...               CPU twins: mix_rows_forward_cpu, mix_rows_backward_cpu
 // grid: one thread an element
 // memory: forward reads x, y, z and writes out once; backward reads dout, reads and writes dx, dy, dz once

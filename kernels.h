@@ -8,7 +8,7 @@
 //
 // `real` is a macro: float in the programs, double for gradient checks and for the oracle of tests/parity.c.
 // Letters: B batch, T rows (positions) of one sequence, C width, N rows in all (mostly B*T), NH heads, HS head size, V vocabulary,
-// OC output columns, G groups, F columns of sinusoids, P positions of the rotary tables, W slots of a cache; ld, ldq, ldkv: numbers from one row to the next.
+// OC output columns, G groups, F columns of sinusoids, P positions of the rotary tables, W slots of a cache; ld, ldq, ldkv, ldi, ldo: numbers from one row to the next.
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -109,6 +109,10 @@ typedef struct AdamW {
     K(gather_rows_backward, (real *dinp, const real *dout, const int *row, int N, int C), (dinp, dout, row, N, C)) \
     /* out (B,W,C): rows 0..T-1 of each sequence = the first C columns of inp (B,T,ld): keys and values go into a cache */ \
     K(store_rows, (real *out, const real *inp, int B, int T, int W, int C, int ld), (out, inp, B, T, W, C, ld)) \
+    /* out (N,C of ldo) = the C columns of inp (N,C of ldi): pieces of a row are put side by side, or taken out of it */ \
+    K(copy_columns, (real *out, const real *inp, int N, int C, int ldo, int ldi), (out, inp, N, C, ldo, ldi)) \
+    /* dinp (N,C of ldi) += the C columns of dout (N,C of ldo) */ \
+    K(add_columns, (real *dinp, const real *dout, int N, int C, int ldi, int ldo), (dinp, dout, N, C, ldi, ldo)) \
     /* out (N,C) = a (N) x + b (N) y + c (N) z, in double: every step of a continuous diffusion. y and z may be NULL */ \
     K(mix_rows_forward,  (real *out, const real *x, const real *y, const real *z, const double *a, const double *b, const double *c, int N, int C), \
                          (out, x, y, z, a, b, c, N, C)) \

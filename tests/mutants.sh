@@ -108,6 +108,8 @@ dropout: one word for two columns~k == 1 \? f.y~k == 1 ? f.x
 residual: gate dropped~k < columns && gate && g >= 0 \?~k < columns \&\& gate \&\& g < -5 ?
 residual backward: gate gets no dropout~component\(dropout_factors\(drop, \(size_t\)n \* \(\(C \+ 3\) / 4\) \+ c / 4\), c % 4\) \* branch~branch
 rows: stored one slot off~\(i / C / T \* W \+ i / C % T\)~(i \/ C \/ T * W + i \/ C % T + 1)
+columns: overwrites a gradient~if \(ADD\) to\[n\*ld_to \+ c\] \+= ~if (ADD) to[n*ld_to + c] = 
+columns: distance of the other side~else to\[n\*ld_to \+ c\] = from\[n\*ld_from~else to[n*ld_to + c] = from[n*ld_to
 cross-entropy: not made smaller at a new maximum~sum = sum \* expf\(top - s\) \+ 1~sum = sum + 1
 cross-entropy: join without the second~\+ sum2 \* expf\(top2 - most\)~
 cross-entropy: excluded entry counted~if \(v == excluded\) continue;~

@@ -576,6 +576,31 @@ static void parity_store_rows(void) {
     }
 }
 
+static void parity_copy_columns(void) {
+    FOR_SIZES(N) FOR_SIZES(C) for (int form = 0; form < 2; form++) {  // whole rows; rows of others between them
+        int ldo = C + 3*form, ldi = C + 2*form;
+        Array *out = array((size_t)(N*ldo)), *inp = array((size_t)(N*ldi));
+        set_padding(out, ldo, C, ldo), set_padding(inp, ldi, C, ldi);
+        #define A(p) (out->p, inp->p, N, C, ldo, ldi)
+        CASE_K(copy_columns, 0);
+        if (!form && N == 7) NAN_REACHES_K(copy_columns, 1);
+        #undef A
+        drop_arrays();
+    }
+}
+static void parity_add_columns(void) {
+    FOR_SIZES(N) FOR_SIZES(C) for (int form = 0; form < 2; form++) {
+        int ldo = C + 3*form, ldi = C + 2*form;
+        Array *dinp = array((size_t)(N*ldi)), *dout = array((size_t)(N*ldo));
+        set_padding(dinp, ldi, C, ldi), set_padding(dout, ldo, C, ldo);
+        #define A(p) (dinp->p, dout->p, N, C, ldi, ldo)
+        CASE_K(add_columns, 1e-7);                    // one rounding
+        if (!form && N == 7) NAN_REACHES_K(add_columns, 1);
+        #undef A
+        drop_arrays();
+    }
+}
+
 static Doubles coefficients(int n) { Doubles x = doubles(n); for (int i = 0; i < n; i++) x.f[i] = random_below(2001) / 1000.0 - 1; return x; }
 static void parity_mix_rows_forward(void) {
     FOR_SIZES(N) FOR_SIZES(C) for (int form = 0; form < 3; form++) {  // three, two, one

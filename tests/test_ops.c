@@ -70,6 +70,18 @@ static Tensor *attention_case(void) {
 static void gather_inputs(void) { add("x", 6, 5); }
 static Tensor *gather_case(void) { return probe(gather_rows(in[0], ints(3, (int[]){4, 0, 5}), 3)); }
 
+static void columns_inputs(void) { add("x", 6, 7); }
+static Tensor *columns_case(void) { return probe(columns_of(in[0], variant ? 0 : 2, variant ? 7 : 3)); }
+
+static void concat_inputs(void) { add("x", 6, 3); add("y", 6, 4); }
+static Tensor *concat_case(void) { return probe(CONCAT(NULL, in[0], in[1], NULL, in[0])); }
+
+static void reshape_inputs(void) { add("x", 8, 3); add("w", 5, 4); add("u", 2, 10); }
+static Tensor *reshape_case(void) {                      // what is reshaped has three readers, two of them in other shapes
+    Tensor *y = linear(reshape(in[0], 2, 3, 4), in[1], NULL, GELU), *wide = reshape(y, 1, 3, 10), *a = linear(wide, in[2], NULL, LINEAR_ONLY);
+    return probe(CONCAT(reshape(a, 1, 6, 1), y, reshape(columns_of(wide, 1, 2), 6, 1, 1)));
+}
+
 static void entropy_inputs(void) { add("x", 4, 3); add("weight", 6, 3); }
 static Tensor *entropy_case(void) {
     Tensor *row_loss, *logits = linear(in[0], in[1], NULL, LINEAR_ONLY);
@@ -87,6 +99,23 @@ static double value_of(Tensor *(*build)(void)) {
     return (double)x;
 }
 
+// Leaves in the place of the parameters: INPUTS gives them the same gradients
+static void check_leaves(const char *name, Tensor *(*build)(void)) {
+    Tensor *parameter[16];
+    begin_step();
+    for (int i = 0; i < ps.n; i++) parameter[i] = in[i], in[i] = leaf(constant(in[i]->data, in[i]->B, in[i]->T, in[i]->C, in[i]->name));
+    backward(build(), INPUTS);
+    for (int i = 0; i < ps.n; i++) {
+        size_t bytes = count(in[i]) * sizeof(real);
+        real *as_parameter = allocate(bytes), *as_leaf = allocate(bytes);
+        download(as_parameter, parameter[i]->grad, bytes);
+        download(as_leaf, in[i]->grad, bytes);
+        CHECK(!memcmp(as_parameter, as_leaf, bytes), "%s variant %d: %s has another gradient as a leaf", name, variant, in[i]->name);
+        free(as_parameter), free(as_leaf);
+        in[i] = parameter[i];
+    }
+}
+
 // all inputs of one case
 static void gradcheck(const char *name, void (*inputs)(void), Tensor *(*build)(void), int variants) {
     for (variant = 0; variant < variants; variant++) {
@@ -97,6 +126,7 @@ static void gradcheck(const char *name, void (*inputs)(void), Tensor *(*build)(v
             params_create(&ps, true, 3 + (uint64_t)variant);
             begin_step();
             backward(build(), PARAMS);
+            check_leaves(name, build);
         }
         for (int i = 0; i < ps.n; i++) {
             size_t n = count(in[i]);
@@ -214,6 +244,9 @@ int main(void) {
     gradcheck("rope", rope_inputs, rope_case, 1);
     gradcheck("attention", attention_inputs, attention_case, 2);
     gradcheck("gather_rows", gather_inputs, gather_case, 1);
+    gradcheck("columns_of", columns_inputs, columns_case, 2);           // some, all
+    gradcheck("concat", concat_inputs, concat_case, 1);
+    gradcheck("reshape", reshape_inputs, reshape_case, 1);
     gradcheck("cross_entropy", entropy_inputs, entropy_case, 2);        // with and without an excluded entry
     test_tape();
     test_adamw();
