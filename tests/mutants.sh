@@ -14,12 +14,12 @@ if [ "$1" = --one ]; then
     line=${row%%"$tab"*} rest=${row#*"$tab"} me=$dir/$number
     text=${rest%"$tab"*} what=${rest##*"$tab"}
     { head -n $((line - 1)) $src; printf '%s\n' "$text"; tail -n +$((line + 1)) $src; } >"$me.cu"
-    kernel=$(tail -n +"$line" $src | grep -oE '^void [a-z_]+_cuda\(' | head -n 1 | sed 's/void //; s/_cuda(//')     # whose launcher comes next: asked first
-    result=caught by=
+    kernels=$(tail -n +"$line" $src | awk '/__global__/ && n { exit } match($0, /^void [a-z_]+_cuda\(/) { n++; print substr($0, 6, RLENGTH - 11) }')     # whose launchers come next: asked first
+    result=caught by= status=0
     if ! "$@" -c -o "$me.o" "$me.cu" 2>"$me.log"; then result='does not compile'
     elif ! $CC "$dir/parity.o" "$build/cpu_kernels.o" "$me.o" -o "$me" $LIBS 2>"$me.log"; then result='does not link'
     else
-        timeout 200 "$me" "$build/cpu64.so" "$kernel" >"$me.log" 2>&1; status=$?
+        for kernel in $kernels; do timeout 200 "$me" "$build/cpu64.so" "$kernel" >"$me.log" 2>&1; status=$?; [ $status -eq 0 ] || break; done
         [ $status -eq 0 ] && { timeout 900 "$me" "$build/cpu64.so" >"$me.log" 2>&1; status=$?; }
         [ $status -eq 0 ] && result=survived
         [ $status -eq 124 ] && result='timed out'
