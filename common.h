@@ -587,6 +587,21 @@ static Tensor *gather_rows(Tensor *x, const int *row, int N) {
     return out;
 }
 
+// act(x) -> (B,T,C), where it does not follow a linear layer
+typedef struct { Tensor *out, *x; Activation act; } Activate;
+static void activate_back(const void *p) {
+    const Activate *a = p;
+    if (!wants(a->x)) return;
+    activation_backward(a->out->grad, a->x->data, count(a->x), a->act);        // as in linear_back(): nobody reads this gradient after us
+    add_columns(grad_of(a->x), a->out->grad, rows(a->x), a->x->C, a->x->C, a->x->C);
+}
+static Tensor *activate(Tensor *x, Activation act) {
+    Tensor *out = activation(x->B, x->T, x->C, "activation");
+    activation_forward(out->data, x->data, count(x), act);
+    RECORD(Activate, activate_back, out, x, act);
+    return out;
+}
+
 // Columns first..first+n-1 of x (B,T,C) -> (B,T,n)
 typedef struct { Tensor *out, *x; int first; } Columns;
 static void columns_back(const void *p) {

@@ -60,20 +60,27 @@ static real operand(real x, Precision how) {
     return f;
 }
 
-// GELU(x) = x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3);  SiLU(x) = x sig(x)
+// GELU(x) = x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3);  SiLU(x) = x sig(x);  exact GELU(x) = x/2 erfc(-x/sqrt 2);  ELU(x) = x or exp(x) - 1
+// Comparisons with NaN are false: here and in the slopes they are written so that it stays NaN
 static real act(real x, Activation a) {
     if (a == GELU) return x/2 * (1 + tanh((real)0.7978845608028654 * (x + (real)0.044715*x*x*x)));
     if (a == SILU) return x / (1 + exp(-x));
+    if (a == GELU_EXACT) return x/2 * erfc(x * (real)-0.7071067811865476);
+    if (a == RELU) return x <= 0 ? 0 : x;
+    if (a == ELU) return x > 0 ? x : expm1(x);
     return x;
 }
 
-// GELU'(x) = (1 + tanh u)/2 + x/2 (1 - tanh^2 u) u';  SiLU'(x) = sig + x sig (1 - sig)
+// GELU'(x) = (1 + tanh u)/2 + x/2 (1 - tanh^2 u) u';  SiLU'(x) = sig + x sig (1 - sig);  exact GELU'(x) = erfc(-x/sqrt 2)/2 + x exp(-x^2/2)/sqrt(2 pi);  ReLU'(0) = 0
 static real act_derivative(real x, Activation a) {
     if (a == GELU) {
         real th = tanh((real)0.7978845608028654 * (x + (real)0.044715*x*x*x));
         return (1 + th)/2 + x/2 * (1 - th*th) * (real)0.7978845608028654 * (1 + 3*(real)0.044715*x*x);
     }
     if (a == SILU) { real sig = 1 / (1 + exp(-x)); return sig + x*sig*(1 - sig); }
+    if (a == GELU_EXACT) return erfc(x * (real)-0.7071067811865476)/2 + x * exp(-x*x/2) * (real)0.3989422804014327;
+    if (a == RELU) return x > 0 ? 1 : x <= 0 ? 0 : x;
+    if (a == ELU) return x > 0 ? 1 : exp(x);
     return 1;
 }
 

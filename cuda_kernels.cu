@@ -157,10 +157,13 @@ void level_embedding_cuda(float *out, const double *level, int G, int F) {
 
 // ---- linear layers ------------------------------------------------------------------------------------------------------------
 
-// 0.7978845608 = sqrt(2/pi), see act() in cpu_kernels.c
+// 0.7978845608 = sqrt(2/pi), 0.39894228 = 1/sqrt(2 pi), see act() in cpu_kernels.c
 __device__ inline float act(float x, Activation a) {
     if (a == GELU) return x/2 * (1 + tanhf(0.7978845608f * (x + 0.044715f*x*x*x)));
     if (a == SILU) return x / (1 + expf(-x));
+    if (a == GELU_EXACT) return x/2 * erfcf(x * -0.70710678f);
+    if (a == RELU) return x <= 0 ? 0 : x;
+    if (a == ELU) return x > 0 ? x : expm1f(x);
     return x;
 }
 __device__ inline float act_derivative(float x, Activation a) {
@@ -169,6 +172,9 @@ __device__ inline float act_derivative(float x, Activation a) {
         return (1 + th)/2 + x/2 * (1 - th*th) * 0.7978845608f * (1 + 3*0.044715f*x*x);
     }
     if (a == SILU) { float sig = 1 / (1 + expf(-x)); return sig + x*sig*(1 - sig); }
+    if (a == GELU_EXACT) return erfcf(x * -0.70710678f)/2 + x * expf(-x*x/2) * 0.39894228f;
+    if (a == RELU) return x > 0 ? 1 : x <= 0 ? 0 : x;
+    if (a == ELU) return x > 0 ? 1 : expf(x);
     return 1;
 }
 

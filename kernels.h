@@ -32,7 +32,8 @@
 // A query row sees the keys [lo[0], hi[0]) and [lo[1], hi[1]), which do not overlap. Every mask of this repository is of this form.
 typedef struct Span { int lo[2], hi[2]; } Span;
 
-typedef enum { LINEAR_ONLY, GELU, SILU } Activation;
+// GELU: its approximation with tanh; GELU_EXACT: with the error function
+typedef enum { LINEAR_ONLY, GELU, SILU, GELU_EXACT, RELU, ELU, ACTIVATIONS } Activation;
 
 // How the products of linear layers and attention are computed. BF16: both operands are rounded to bfloat16 first; sums stay as they are.
 typedef enum { FP32, BF16 } Precision;

@@ -68,6 +68,12 @@ levels: sine for cosine~c < half \? cospi\(turns\) : sinpi\(turns\)~c < half ? s
 GELU: cubic term~if \(a == GELU\) return x/2 \* \(1 \+ tanhf\(0.7978845608f \* \(x \+ 0.044715f~if (a == GELU) return x/2 * (1 + tanhf(0.7978845608f * (x + 0.044615f
 GELU': last factor~\(1 \+ 3\*0.044715f\*x\*x\)~(1 + 0.044715f*x*x)
 SiLU': sign~sig \+ x\*sig\*\(1 - sig\)~sig - x*sig*(1 - sig)
+exact GELU: argument~x/2 \* erfcf\(x \* -0.70710678f\)~x/2 * erfcf(x * -0.7f)
+exact GELU': second term~ \+ x \* expf\(-x\*x/2\) \* 0.39894228f~
+ReLU: NaN lost~return x <= 0 \? 0 : x;~return x > 0 ? x : 0;
+ReLU': slope at 0~return x > 0 \? 1 : x <= 0 \? 0 : x~return x >= 0 ? 1 : x <= 0 ? 0 : x
+ELU: exponential~return x > 0 \? x : expm1f\(x\)~return x > 0 ? x : expf(x)
+ELU': slope~return x > 0 \? 1 : expf\(x\)~return x > 0 ? 1 : expm1f(x)
 product: bias dropped~if \(p.bias\) sum \+= p.bias\[n\];~
 product: pre not kept~if \(p.pre\) p.pre\[at\] = sum;~
 product: overwrites a gradient~p.c\[at\] \+= sum; return;~p.c[at] = sum; return;

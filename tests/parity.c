@@ -201,7 +201,8 @@ static void parity_level_embedding(void) {
 }
 
 static void parity_linear_forward(void) {
-    FOR_SIZES(N) FOR_SIZES(C) FOR_SIZES(OC) for (int act = LINEAR_ONLY; act <= SILU; act++) for (int form = 0; form < 3; form++) for (Precision how = FP32; how <= (form ? FP32 : LAST_PRECISION); how++) {
+    FOR_SIZES(N) FOR_SIZES(C) FOR_SIZES(OC) for (int act = LINEAR_ONLY; act < ACTIVATIONS; act++) for (int form = 0; form < 3; form++) for (Precision how = FP32; how <= (form ? FP32 : LAST_PRECISION); how++) {
+        if (act > SILU && (C != 7 || form)) continue; // they are tested for themselves, below
         Array *out = array((size_t)(N*OC)), *pre = array((size_t)(N*OC)), *inp = array((size_t)(N*C)), *weight = array((size_t)(OC*C)), *bias = array((size_t)OC);
         #define A(p) (out->p, form == 1 ? NULL : pre->p, inp->p, weight->p, form == 2 ? NULL : bias->p, N, C, OC, act, how)
         CASE_F(linear_forward, 2e-6);
@@ -262,10 +263,13 @@ static void parity_linear_backward_weight(void) {
         drop_arrays();
     }
 }
+// the kink, and where exponentials vanish or overflow
+static void set_ends(Array *pre) { for (int i = 0; i < 3; i++) pre->d0[i] = pre->start[i] = (float[]){0, -100, 100}[i]; }
 static void parity_activation_forward(void) {
-    FOR_SIZES(n) for (int act = LINEAR_ONLY; act <= SILU; act++) {
+    FOR_SIZES(n) for (int act = LINEAR_ONLY; act < ACTIVATIONS; act++) for (int ends = 0; ends < (n == 7 ? 2 : 1); ends++) {
         Array *out = array((size_t)n), *pre = array((size_t)n);
         for (size_t i = 0; i < pre->n; i++) pre->d0[i] = pre->start[i] *= 6;
+        if (ends) set_ends(pre);
         #define A(p) (out->p, pre->p, out->n, act)
         CASE_F(activation_forward, 1e-6);
         NAN_REACHES_F(activation_forward, 1);
@@ -274,9 +278,10 @@ static void parity_activation_forward(void) {
     }
 }
 static void parity_activation_backward(void) {
-    FOR_SIZES(n) for (int act = LINEAR_ONLY; act <= SILU; act++) {
+    FOR_SIZES(n) for (int act = LINEAR_ONLY; act < ACTIVATIONS; act++) for (int ends = 0; ends < (n == 7 ? 2 : 1); ends++) {
         Array *d = array((size_t)n), *pre = array((size_t)n);
         for (int i = 0; i < n; i++) pre->start[i] *= 12, pre->d0[i] = pre->start[i];
+        if (ends) set_ends(pre);
         #define A(p) (d->p, pre->p, (size_t)n, act)
         CASE_F(activation_backward, 2e-6);
         if (act) { NAN_REACHES_F(activation_backward, 1); }

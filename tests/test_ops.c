@@ -39,8 +39,14 @@ static int *ints(int n, const int *values) { return to_device(values, (size_t)n 
 static void embedding_inputs(void) { add("weight", 4, 5); }
 static Tensor *embedding_case(void) { return probe(embedding(in[0], ints(6, (int[]){3, 0, 1, 3, 2, 3}), 2, 3)); }
 
-static void linear_inputs(void) { add("x", 6, 5); add("weight", 7, 5); if (variant != 3) add("bias", 1, 7); }
-static Tensor *linear_case(void) { return probe(linear(in[0], in[1], variant == 3 ? NULL : in[2], variant % 3)); }
+static void linear_inputs(void) { add("x", 6, 5); add("weight", 7, 5); if (variant != ACTIVATIONS) add("bias", 1, 7); }
+static Tensor *linear_case(void) { return probe(linear(in[0], in[1], variant == ACTIVATIONS ? NULL : in[2], variant % ACTIVATIONS)); }
+
+static void activate_inputs(void) { add("x", 6, 5); }
+static Tensor *activate_case(void) {                     // read twice: its gradient is added to
+    Tensor *h = linear(in[0], in[0], NULL, LINEAR_ONLY);
+    return probe(CONCAT(activate(h, variant), h, activate(in[0], variant)));
+}
 
 static void norm_inputs(void) { add("x", 6, 5); add("weight", 1, 5); if (variant) add("mod", 3, 17); }
 static Tensor *norm_case(void) {
@@ -238,7 +244,8 @@ static void test_adamw(void) {
 
 int main(void) {
     gradcheck("embedding", embedding_inputs, embedding_case, 1);
-    gradcheck("linear", linear_inputs, linear_case, 4);                 // none, GELU, SILU; without bias
+    gradcheck("linear", linear_inputs, linear_case, ACTIVATIONS + 1);   // every activation; without bias
+    gradcheck("activate", activate_inputs, activate_case, ACTIVATIONS);
     gradcheck("norm_modulate", norm_inputs, norm_case, 2);
     gradcheck("gated_residual", residual_inputs, residual_case, 3);     // plain, gated, gated with dropout
     gradcheck("rope", rope_inputs, rope_case, 1);
