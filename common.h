@@ -475,9 +475,10 @@ static Tensor *weight_rows(const Tensor *weight, int first, int n) {
 
 // Modulation of one branch: shift, scale and gate are columns of mod (1,G,ld) from these offsets on; mod NULL: none.
 // group (N) on the device; NULL: all rows are group 0.
+// A negative offset: not there. A LayerNorm with a bias is shifted by it: {bias, NULL, 0, -1, -1}.
 typedef struct { Tensor *mod; const int *group; int shift, scale, gate; } Modulation;
-static const real *mod_data(Modulation m, int column) { return m.mod ? m.mod->data + column : NULL; }
-static real *mod_grad(Modulation m, int column) { real *d = m.mod ? grad_of(m.mod) : NULL; return d ? d + column : NULL; }
+static const real *mod_data(Modulation m, int column) { return m.mod && column >= 0 ? m.mod->data + column : NULL; }
+static real *mod_grad(Modulation m, int column) { real *d = m.mod && column >= 0 ? grad_of(m.mod) : NULL; return d ? d + column : NULL; }
 
 // LN(x; weight) (1 + scale) + shift -> (B,T,C)
 typedef struct { Tensor *out, *x, *weight; Modulation m; real *mean, *rstd; } Norm;

@@ -153,8 +153,8 @@ void norm_modulate_forward_cpu(real *out, real *mean, real *rstd, const real *x,
         int g = group_of(group, n);
         const real *shift_g = shift && g >= 0 ? shift + (size_t)g*ld : NULL, *scale_g = scale && g >= 0 ? scale + (size_t)g*ld : NULL;
         for (int c = 0; c < C; c++) {
-            real y = (x_n[c] - m) * r * weight[c];
-            out_n[c] = scale_g ? y * (1 + scale_g[c]) + shift_g[c] : y;
+            real y = (x_n[c] - m) * r * weight[c], by = shift_g ? shift_g[c] : 0;
+            out_n[c] = scale_g ? y * (1 + scale_g[c]) + by : y + by;
         }
     }
 }
@@ -185,18 +185,17 @@ void norm_modulate_backward_cpu(real *dx, real *dweight, real *dshift, real *dsc
     }
     // pass 2, by columns: the parameters
     int part = columns_per_thread(C);
-    if (dweight || dscale)
+    if (dweight || dshift || dscale)
     #pragma omp parallel for
     for (int c0 = 0; c0 < C; c0 += part)
         for (int n = 0; n < N; n++) {
             int g = group_of(group, n), modulated = scale && g >= 0, m = min(part, C - c0);
-            size_t mod = (size_t)(modulated ? g : 0)*ld + c0;
+            size_t mod = (size_t)(g >= 0 ? g : 0)*ld + c0;
             const real *dout_n = dout + (size_t)n*C + c0, *x_n = x + (size_t)n*C + c0, *w = weight + c0;
             if (dweight && modulated) for (int c = 0; c < m; c++) dweight[c0 + c] += dout_n[c] * (1 + scale[mod + c]) * (x_n[c] - mean[n]) * rstd[n];
             else if (dweight) for (int c = 0; c < m; c++) dweight[c0 + c] += dout_n[c] * (x_n[c] - mean[n]) * rstd[n];
-            if (!dscale || !modulated) continue;
-            for (int c = 0; c < m; c++) dscale[mod + c] += dout_n[c] * (x_n[c] - mean[n]) * rstd[n] * w[c];
-            for (int c = 0; c < m; c++) dshift[mod + c] += dout_n[c];
+            if (dscale && g >= 0) for (int c = 0; c < m; c++) dscale[mod + c] += dout_n[c] * (x_n[c] - mean[n]) * rstd[n] * w[c];
+            if (dshift && g >= 0) for (int c = 0; c < m; c++) dshift[mod + c] += dout_n[c];
         }
 }
 

@@ -378,10 +378,10 @@ static __global__ void norm_modulate_forward_kernel(float *out, float *mean, flo
     float r = (float)(1 / sqrt((double)sum_lanes(var, 32) / C + eps));
     if (lane == 0) mean[n] = m, rstd[n] = r;
     int g = group_of(group, n);
-    bool modulated = scale && g >= 0;
+    const float *shift_g = shift && g >= 0 ? shift + (size_t)g*ld : NULL, *scale_g = scale && g >= 0 ? scale + (size_t)g*ld : NULL;
     for (int c = lane; c < C; c += 32) {
-        float y = (x_n[c] - m) * r * weight[c];
-        out[(size_t)n*C + c] = modulated ? y * (1 + scale[(size_t)g*ld + c]) + shift[(size_t)g*ld + c] : y;
+        float y = (x_n[c] - m) * r * weight[c], by = shift_g ? shift_g[c] : 0;
+        out[(size_t)n*C + c] = scale_g ? y * (1 + scale_g[c]) + by : y + by;
     }
 }
 void norm_modulate_forward_cuda(float *out, float *mean, float *rstd, const float *x, const float *weight, const float *shift, const float *scale,
@@ -430,13 +430,13 @@ static __global__ void __launch_bounds__(COLUMNS * RUNNERS) norm_modulate_backwa
     sum = sum_runners(sum), sum_xhat = sum_runners(sum_xhat);
     if (c >= C || threadIdx.y) return;
     if (mine < 0) { dweight[c] += sum_xhat; return; }
-    dshift[(size_t)mine*ld + c] += sum;
-    dscale[(size_t)mine*ld + c] += sum_xhat * weight[c];
+    if (dshift) dshift[(size_t)mine*ld + c] += sum;
+    if (dscale) dscale[(size_t)mine*ld + c] += sum_xhat * weight[c];
 }
 void norm_modulate_backward_cuda(float *dx, float *dweight, float *dshift, float *dscale, const float *dout, const float *x, const float *mean, const float *rstd,
                                  const float *weight, const float *scale, const int *group, int N, int C, int G, int ld) {
     if (dx) RUN(norm_modulate_backward_kernel, blocks(N, 8), 256, 0, dx, dout, x, mean, rstd, weight, scale, group, N, C, ld);
-    int first = dweight ? 0 : 1, jobs = (dweight ? 1 : 0) + (scale && dscale ? G : 0);
+    int first = dweight ? 0 : 1, jobs = (dweight ? 1 : 0) + (dshift || dscale ? G : 0);
     assert(jobs <= 65535 && "groups are the second dimension of a grid");
     RUN(norm_modulate_backward_params_kernel, dim3(blocks(C, COLUMNS), jobs), dim3(COLUMNS, RUNNERS), 0, dweight, dshift, dscale, dout, x, mean, rstd, weight, scale, group, N, C, ld, first);
 }

@@ -85,8 +85,11 @@ few rows: wrong row of a~\(m0 \+ i\)\*p.lda \+ k\] \* b~(m0 + i \/ 2)*p.lda + k]
 columns: one runner forgotten~y < RUNNERS; y\+\+~y < RUNNERS - 1; y++
 block sum: one warp forgotten~w < \(int\)blockDim.x / 32~w < (int)blockDim.x / 32 - 1
 norm: eps dropped~/ C \+ eps~\/ C
-norm: 1 + scale becomes scale~y \* \(1 \+ scale\[~y * (scale[
-norm: shift dropped~ \+ shift\[\(size_t\)g\*ld \+ c\]~
+norm: 1 + scale becomes scale~y \* \(1 \+ scale_g\[~y * (scale_g[
+norm: shift dropped~\(1 \+ scale_g\[c\]\) \+ by~(1 + scale_g[c])
+norm: bias dropped~ : y \+ by;~ : y;
+norm: shift for modulated rows only~shift_g = shift && g >= 0~shift_g = shift \&\& scale \&\& g >= 0
+norm backward: no gradient for a bias~\(dshift \|\| dscale \? G : 0\)~(dscale ? G : 0)
 norm backward: mean dropped~\(dxhat - sum - ~(dxhat - 
 norm backward: xhat mean dropped~ - \(x_n\[c\] - m\) \* r \* dot\)~)
 norm backward: weight dropped from dscale~sum_xhat \* weight\[c\]~sum_xhat

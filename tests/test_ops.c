@@ -48,10 +48,11 @@ static Tensor *activate_case(void) {                     // read twice: its grad
     return probe(CONCAT(activate(h, variant), h, activate(in[0], variant)));
 }
 
-static void norm_inputs(void) { add("x", 6, 5); add("weight", 1, 5); if (variant) add("mod", 3, 17); }
+static void norm_inputs(void) { add("x", 6, 5); add("weight", 1, 5); if (variant) add("mod", variant == 2 ? 1 : 3, variant == 2 ? 5 : 17); }
 static Tensor *norm_case(void) {
     if (!variant) return probe(norm_modulate(in[0], in[1], (Modulation){0}, 1e-5));
-    return probe(norm_modulate(in[0], in[1], (Modulation){in[2], ints(6, (int[]){0, 2, -1, 1, 1, -1}), 3, 10, 0}, 1e-2));
+    if (variant == 2) return probe(norm_modulate(in[0], in[1], (Modulation){in[2], NULL, 0, -1, -1}, 1e-5));
+    return probe(norm_modulate(in[0], in[1], (Modulation){in[2], ints(6, (int[]){0, 2, -1, 1, 1, -1}), 3, variant == 1 ? 10 : -1, 0}, 1e-2));
 }
 
 static void residual_inputs(void) { add("x", 6, 5); add("branch", 6, 5); if (variant) add("mod", 3, 17); }
@@ -246,7 +247,7 @@ int main(void) {
     gradcheck("embedding", embedding_inputs, embedding_case, 1);
     gradcheck("linear", linear_inputs, linear_case, ACTIVATIONS + 1);   // every activation; without bias
     gradcheck("activate", activate_inputs, activate_case, ACTIVATIONS);
-    gradcheck("norm_modulate", norm_inputs, norm_case, 2);
+    gradcheck("norm_modulate", norm_inputs, norm_case, 4);     // plain, modulated, with a bias, with a bias for each group
     gradcheck("gated_residual", residual_inputs, residual_case, 3);     // plain, gated, gated with dropout
     gradcheck("rope", rope_inputs, rope_case, 1);
     gradcheck("attention", attention_inputs, attention_case, 2);
