@@ -211,7 +211,7 @@ typedef struct Node {
     Tensor *out;
     bool in_place;                                      // the op changed `out`, another node made it: its gradient is still needed below
 } Node;
-static struct { Node node[4096]; Tensor *leaf[16]; int n, leaves, wanted; bool off, spent; } tape;
+static struct { Node node[1 << 16]; Tensor *leaf[16]; int n, leaves, wanted; bool off, spent; } tape;
 
 static size_t count(const Tensor *x) { return (size_t)x->B * (size_t)x->T * (size_t)x->C; }
 static int rows(const Tensor *x) { return x->B * x->T; }
@@ -479,6 +479,20 @@ static Tensor *weight_rows(const Tensor *weight, int first, int n) {
 typedef struct { Tensor *mod; const int *group; int shift, scale, gate; } Modulation;
 static const real *mod_data(Modulation m, int column) { return m.mod && column >= 0 ? m.mod->data + column : NULL; }
 static real *mod_grad(Modulation m, int column) { real *d = m.mod && column >= 0 ? grad_of(m.mod) : NULL; return d ? d + column : NULL; }
+
+// One GRU cell: gi, gh (N,3C) are the products of its input and of its state h (N,C) -> the next state, the shape of h
+typedef struct { Tensor *out, *gi, *gh, *h; } Gru;
+static void gru_back(const void *p) {
+    const Gru *g = p;
+    gru_backward(grad_of(g->gi), grad_of(g->gh), grad_of(g->h), g->out->grad, g->gi->data, g->gh->data, g->h->data, rows(g->out), g->out->C);
+}
+static Tensor *gru(Tensor *gi, Tensor *gh, Tensor *h) {
+    if (rows(gi) != rows(h) || rows(gh) != rows(h) || gi->C != 3*h->C || gh->C != 3*h->C) die("internal error: a GRU of %d states, %d and %d gates", h->C, gi->C, gh->C);
+    Tensor *out = activation(h->B, h->T, h->C, "gru");
+    gru_forward(out->data, gi->data, gh->data, h->data, rows(h), h->C);
+    RECORD(Gru, gru_back, out, gi, gh, h);
+    return out;
+}
 
 // LN(x; weight) (1 + scale) + shift -> (B,T,C)
 typedef struct { Tensor *out, *x, *weight; Modulation m; real *mean, *rstd; } Norm;

@@ -379,6 +379,39 @@ void add_columns_cpu(real *dinp, const real *dout, int N, int C, int ldi, int ld
         for (int c = 0; c < C; c++) dinp[(size_t)n*ldi + c] += dout[(size_t)n*ldo + c];
 }
 
+// ---- recurrent cell -----------------------------------------------------------------------------------------------------------
+
+static real sigmoid(real x) { return 1 / (1 + exp(-x)); }
+
+// reset, keep, fresh: r, q, n of kernels.h
+void gru_forward_cpu(real *out, const real *gi, const real *gh, const real *h, int N, int C) {
+    #pragma omp parallel for if ((double)N * C > 1000)
+    for (int n = 0; n < N; n++)
+        for (int c = 0; c < C; c++) {
+            size_t i = (size_t)n*C + c, r = (size_t)n*3*C + c, q = r + C, m = q + C;
+            real reset = sigmoid(gi[r] + gh[r]), keep = sigmoid(gi[q] + gh[q]), fresh = tanh(gi[m] + reset * gh[m]);
+            out[i] = (1 - keep) * fresh + keep * h[i];
+        }
+}
+
+// fwd: n = tanh(gi_n + r gh_n);  out = (1 - q) n + q h
+// bwd: dh += q dout;  through the tanh dout (1 - q) (1 - n^2), added to dgi_n, and times r to dgh_n;  the same times gh_n r (1 - r) to dgi_r and dgh_r;
+//      dout (h - n) q (1 - q) to dgi_q and dgh_q
+void gru_backward_cpu(real *dgi, real *dgh, real *dh, const real *dout, const real *gi, const real *gh, const real *h, int N, int C) {
+    #pragma omp parallel for if ((double)N * C > 1000)
+    for (int n = 0; n < N; n++)
+        for (int c = 0; c < C; c++) {
+            size_t i = (size_t)n*C + c, r = (size_t)n*3*C + c, q = r + C, m = q + C;
+            real reset = sigmoid(gi[r] + gh[r]), keep = sigmoid(gi[q] + gh[q]), fresh = tanh(gi[m] + reset * gh[m]), d = dout[i];
+            real dkeep = d * (h[i] - fresh) * keep * (1 - keep), dfresh = d * (1 - keep) * (1 - fresh*fresh), dreset = dfresh * gh[m] * reset * (1 - reset);
+            if (dgi) dgi[r] += dreset, dgi[q] += dkeep, dgi[m] += dfresh;
+            if (dgh) dgh[r] += dreset, dgh[q] += dkeep, dgh[m] += dfresh * reset;
+            if (dh) dh[i] += keep * d;
+        }
+}
+
+// ---- diffusion of numbers -----------------------------------------------------------------------------------------------------
+
 void mix_rows_forward_cpu(real *out, const real *x, const real *y, const real *z, const double *a, const double *b, const double *c, int N, int C) {
     #pragma omp parallel for if ((double)N * C > 10000)
     for (int n = 0; n < N; n++)

@@ -870,6 +870,38 @@ void add_columns_cuda(float *dinp, const float *dout, int N, int C, int ldi, int
     RUN(columns_kernel<true>, blocks((size_t)N * C, 256), 256, 0, dinp, dout, (size_t)N * C, C, ldi, ldo);
 }
 
+// ---- recurrent cell -----------------------------------------------------------------------------------------------------------
+
+__device__ inline float sigmoid(float x) { return 1 / (1 + expf(-x)); }
+
+// gru_forward, gru_backward: out = (1 - q) n + q h, and its gradients                          CPU twins: gru_forward_cpu, gru_backward_cpu
+// grid: one thread per element of out
+// memory: forward reads gi, gh, h and writes out once; backward reads these and dout, reads and writes dgi, dgh, dh once: 8 and 22 numbers an element
+// needs: any N, C
+static __global__ void gru_forward_kernel(float *out, const float *gi, const float *gh, const float *h, size_t size, int C) {
+    size_t i = thread_number(), r = i / C * 3*C + i % C, q = r + C, m = q + C;
+    if (i >= size) return;
+    float reset = sigmoid(gi[r] + gh[r]), keep = sigmoid(gi[q] + gh[q]), fresh = tanhf(gi[m] + reset * gh[m]);
+    out[i] = (1 - keep) * fresh + keep * h[i];
+}
+static __global__ void gru_backward_kernel(float *dgi, float *dgh, float *dh, const float *dout, const float *gi, const float *gh, const float *h, size_t size, int C) {
+    size_t i = thread_number(), r = i / C * 3*C + i % C, q = r + C, m = q + C;
+    if (i >= size) return;
+    float reset = sigmoid(gi[r] + gh[r]), keep = sigmoid(gi[q] + gh[q]), fresh = tanhf(gi[m] + reset * gh[m]), d = dout[i];
+    float dkeep = d * (h[i] - fresh) * keep * (1 - keep), dfresh = d * (1 - keep) * (1 - fresh*fresh), dreset = dfresh * gh[m] * reset * (1 - reset);
+    if (dgi) dgi[r] += dreset, dgi[q] += dkeep, dgi[m] += dfresh;
+    if (dgh) dgh[r] += dreset, dgh[q] += dkeep, dgh[m] += dfresh * reset;
+    if (dh) dh[i] += keep * d;
+}
+void gru_forward_cuda(float *out, const float *gi, const float *gh, const float *h, int N, int C) {
+    RUN(gru_forward_kernel, blocks((size_t)N * C, 256), 256, 0, out, gi, gh, h, (size_t)N * C, C);
+}
+void gru_backward_cuda(float *dgi, float *dgh, float *dh, const float *dout, const float *gi, const float *gh, const float *h, int N, int C) {
+    RUN(gru_backward_kernel, blocks((size_t)N * C, 256), 256, 0, dgi, dgh, dh, dout, gi, gh, h, (size_t)N * C, C);
+}
+
+// ---- diffusion of numbers -----------------------------------------------------------------------------------------------------
+
 // mix_rows_forward, mix_rows_backward: out = a x + b y + c z; dx += a dout, ...               CPU twins: mix_rows_forward_cpu, mix_rows_backward_cpu
 // grid: one thread an element
 // memory: forward reads x, y, z and writes out once; backward reads dout, reads and writes dx, dy, dz once

@@ -114,6 +114,12 @@ typedef struct AdamW {
     K(copy_columns, (real *out, const real *inp, int N, int C, int ldo, int ldi), (out, inp, N, C, ldo, ldi)) \
     /* dinp (N,C of ldi) += the C columns of dout (N,C of ldo) */ \
     K(add_columns, (real *dinp, const real *dout, int N, int C, int ldi, int ldo), (dinp, dout, N, C, ldi, ldo)) \
+    /* One cell of a recurrent network (GRU), from the products of its input, gi (N,3C) = r|q|n, and of its state h (N,C), gh (N,3C): */ \
+    /* r = sig(gi_r + gh_r); q = sig(gi_q + gh_q); n = tanh(gi_n + r gh_n); out (N,C) = (1 - q) n + q h */ \
+    K(gru_forward,  (real *out, const real *gi, const real *gh, const real *h, int N, int C), (out, gi, gh, h, N, C)) \
+    /* dgi, dgh, dh may be NULL */ \
+    K(gru_backward, (real *dgi, real *dgh, real *dh, const real *dout, const real *gi, const real *gh, const real *h, int N, int C), \
+                    (dgi, dgh, dh, dout, gi, gh, h, N, C)) \
     /* out (N,C) = a (N) x + b (N) y + c (N) z, in double: every step of a continuous diffusion. y and z may be NULL */ \
     K(mix_rows_forward,  (real *out, const real *x, const real *y, const real *z, const double *a, const double *b, const double *c, int N, int C), \
                          (out, x, y, z, a, b, c, N, C)) \

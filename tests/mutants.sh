@@ -119,6 +119,12 @@ residual backward: gate gets no dropout~component\(dropout_factors\(drop, \(size
 rows: stored one slot off~\(i / C / T \* W \+ i / C % T\)~(i \/ C \/ T * W + i \/ C % T + 1)
 columns: overwrites a gradient~if \(ADD\) to\[n\*ld_to \+ c\] \+= ~if (ADD) to[n*ld_to + c] = 
 columns: distance of the other side~else to\[n\*ld_to \+ c\] = from\[n\*ld_from~else to[n*ld_to + c] = from[n*ld_to
+gru: gates exchanged~out\[i\] = \(1 - keep\) \* fresh \+ keep \* h\[i\];~out[i] = keep * fresh + (1 - keep) * h[i];
+gru backward: tanh dropped~\(1 - keep\) \* \(1 - fresh\*fresh\)~(1 - keep)
+gru backward: keep dropped~keep \* \(1 - keep\), dfresh~(1 - keep), dfresh
+gru backward: reset dropped~dfresh \* gh\[m\] \* reset \* \(1 - reset\)~dfresh * gh[m] * (1 - reset)
+gru backward: fresh without reset~dgh\[m\] \+= dfresh \* reset~dgh[m] += dfresh
+gru backward: state overwritten~if \(dh\) dh\[i\] \+= ~if (dh) dh[i] = 
 cross-entropy: not made smaller at a new maximum~sum = sum \* expf\(top - s\) \+ 1~sum = sum + 1
 cross-entropy: join without the second~\+ sum2 \* expf\(top2 - most\)~
 cross-entropy: excluded entry counted~if \(v == excluded\) continue;~

@@ -89,6 +89,16 @@ static Tensor *reshape_case(void) {                      // what is reshaped has
     return probe(CONCAT(reshape(a, 1, 6, 1), y, reshape(columns_of(wide, 1, 2), 6, 1, 1)));
 }
 
+static void gru_inputs(void) { add("x", 6, 4); add("h", 2, 5); add("wi", 15, 4); add("wh", 15, 5); add("bi", 1, 15); add("bh", 1, 15); }
+static Tensor *gru_case(void) {                          // three steps from a state that is given, with the same weights; all states are read
+    Tensor *h[4] = {in[1]};
+    for (int k = 0; k < 3; k++) {
+        Tensor *x = gather_rows(in[0], ints(2, (int[]){k, 3 + k}), 2);
+        h[k + 1] = gru(linear(x, in[2], in[4], LINEAR_ONLY), linear(h[k], in[3], in[5], LINEAR_ONLY), h[k]);
+    }
+    return probe(CONCAT(h[1], h[2], h[3]));
+}
+
 static void entropy_inputs(void) { add("x", 4, 3); add("weight", 6, 3); }
 static Tensor *entropy_case(void) {
     Tensor *row_loss, *logits = linear(in[0], in[1], NULL, LINEAR_ONLY);
@@ -255,6 +265,7 @@ int main(void) {
     gradcheck("columns_of", columns_inputs, columns_case, 2);           // some, all
     gradcheck("concat", concat_inputs, concat_case, 1);
     gradcheck("reshape", reshape_inputs, reshape_case, 1);
+    gradcheck("gru", gru_inputs, gru_case, 1);
     gradcheck("cross_entropy", entropy_inputs, entropy_case, 2);        // with and without an excluded entry
     test_tape();
     test_adamw();
