@@ -27,11 +27,8 @@ typedef struct Rng { uint64_t seed, stream, index; } Rng;
 static uint64_t stream_of(Purpose purpose, uint64_t step) { return (uint64_t)purpose << 56 | step; }
 static Rng rng(uint64_t seed, Purpose purpose, uint64_t step) { return (Rng){seed, stream_of(purpose, step), 0}; }
 
-// uniform in [0,1) with all 53 bits of a double
-static double uniform(Rng *r) {
-    Philox x = philox(r->seed, r->stream, r->index++);
-    return (double)(((uint64_t)x.w[0] << 32 | x.w[1]) >> 11) * 0x1p-53;
-}
+// uniform in [0,1)
+static double uniform(Rng *r) { Philox x = philox(r->seed, r->stream, r->index++); return unit(x.w[0], x.w[1]); }
 // uniform in 0..n-1
 static int below(Rng *r, int n) { return (int)(uniform(r) * n); }
 

@@ -412,6 +412,16 @@ void gru_backward_cpu(real *dgi, real *dgh, real *dh, const real *dout, const re
 
 // ---- diffusion of numbers -----------------------------------------------------------------------------------------------------
 
+// radius sqrt(-2 log u), u in (0,1]: at most 8.57; two numbers are its sides in a random direction
+void gaussian_cpu(real *out, uint64_t seed, uint64_t stream, double most, size_t n) {
+    #pragma omp parallel for if (n > 1000)
+    for (size_t i = 0; i < n; i += 2) {
+        Philox x = philox(seed, stream, i / 2);
+        double radius = sqrt(-2 * log(unit(x.w[0], x.w[1]) + 0x1p-53)), angle = 6.283185307179586 * unit(x.w[2], x.w[3]), pair[2] = {radius * cos(angle), radius * sin(angle)};
+        for (size_t j = i; j < n && j < i + 2; j++) out[j] = (real)fmin(fmax(pair[j - i], -most), most);
+    }
+}
+
 void mix_rows_forward_cpu(real *out, const real *x, const real *y, const real *z, const double *a, const double *b, const double *c, int N, int C) {
     #pragma omp parallel for if ((double)N * C > 10000)
     for (int n = 0; n < N; n++)

@@ -902,6 +902,22 @@ void gru_backward_cuda(float *dgi, float *dgh, float *dh, const float *dout, con
 
 // ---- diffusion of numbers -----------------------------------------------------------------------------------------------------
 
+// gaussian: standard normal numbers by Box-Muller, in double                                   CPU twin: gaussian_cpu
+// grid: one thread per pair of numbers, which share a Philox call
+// memory: writes out once
+// needs: any n
+static __global__ void gaussian_kernel(float *out, uint64_t seed, uint64_t stream, double most, size_t n) {
+    size_t i = thread_number();
+    if (2*i >= n) return;
+    Philox x = philox(seed, stream, i);
+    double radius = sqrt(-2 * log(unit(x.w[0], x.w[1]) + 0x1p-53)), turns = 2 * unit(x.w[2], x.w[3]);      // half turns, as in level_embedding_kernel()
+    out[2*i] = (float)fmin(fmax(radius * cospi(turns), -most), most);
+    if (2*i + 1 < n) out[2*i + 1] = (float)fmin(fmax(radius * sinpi(turns), -most), most);
+}
+void gaussian_cuda(float *out, uint64_t seed, uint64_t stream, double most, size_t n) {
+    RUN(gaussian_kernel, blocks((n + 1) / 2, 256), 256, 0, out, seed, stream, most, n);
+}
+
 // mix_rows_forward, mix_rows_backward: out = a x + b y + c z; dx += a dout, ...               CPU twins: mix_rows_forward_cpu, mix_rows_backward_cpu
 // grid: one thread an element
 // memory: forward reads x, y, z and writes out once; backward reads dout, reads and writes dx, dy, dz once

@@ -50,6 +50,8 @@ BOTH static inline Philox philox(uint64_t seed, uint64_t stream, uint64_t index)
     }
     return x;
 }
+// uniform in [0,1) with all 53 bits of a double
+BOTH static inline double unit(uint32_t high, uint32_t low) { return (double)(((uint64_t)high << 32 | low) >> 11) * 0x1p-53; }
 
 // One dropout call: element c of row n is set to 0 if word c%4 of philox(seed, stream, n*ceil(C/4) + c/4) is below p * 2^32.
 typedef struct Dropout { double p; uint64_t seed, stream; } Dropout;
@@ -120,6 +122,8 @@ typedef struct AdamW {
     /* dgi, dgh, dh may be NULL */ \
     K(gru_backward, (real *dgi, real *dgh, real *dh, const real *dout, const real *gi, const real *gh, const real *h, int N, int C), \
                     (dgi, dgh, dh, dout, gi, gh, h, N, C)) \
+    /* out (n): independent standard normal numbers, limited to +-most: i and i+1 (i even) from philox(seed, stream, i/2) by Box-Muller, in double */ \
+    K(gaussian, (real *out, uint64_t seed, uint64_t stream, double most, size_t n), (out, seed, stream, most, n)) \
     /* out (N,C) = a (N) x + b (N) y + c (N) z, in double: every step of a continuous diffusion. y and z may be NULL */ \
     K(mix_rows_forward,  (real *out, const real *x, const real *y, const real *z, const double *a, const double *b, const double *c, int N, int C), \
                          (out, x, y, z, a, b, c, N, C)) \

@@ -125,6 +125,10 @@ gru backward: keep dropped~keep \* \(1 - keep\), dfresh~(1 - keep), dfresh
 gru backward: reset dropped~dfresh \* gh\[m\] \* reset \* \(1 - reset\)~dfresh * gh[m] * (1 - reset)
 gru backward: fresh without reset~dgh\[m\] \+= dfresh \* reset~dgh[m] += dfresh
 gru backward: state overwritten~if \(dh\) dh\[i\] \+= ~if (dh) dh[i] = 
+gaussian: radius~sqrt\(-2 \* log\(unit~sqrt(-log(unit
+gaussian: one uniform number twice~turns = 2 \* unit\(x.w\[2\], x.w\[3\]\)~turns = 2 * unit(x.w[0], x.w[1])
+gaussian: half a circle~turns = 2 \* unit~turns = unit
+gaussian: limited on one side~fmin\(fmax\(radius \* sinpi\(turns\), -most\), most\)~fmin(radius * sinpi(turns), most)
 cross-entropy: not made smaller at a new maximum~sum = sum \* expf\(top - s\) \+ 1~sum = sum + 1
 cross-entropy: join without the second~\+ sum2 \* expf\(top2 - most\)~
 cross-entropy: excluded entry counted~if \(v == excluded\) continue;~

@@ -637,6 +637,16 @@ static void parity_gru_backward(void) {
     }
 }
 
+static void parity_gaussian(void) {
+    FOR_SIZES(n) for (int form = 0; form < 3; form++) {                // no limit; a limit that many reach; 64 bits of seed and stream
+        Array *out = array((size_t)n);
+        #define A(p) (out->p, form == 2 ? 0x123456789ABCDEFull : 7, form == 2 ? 0xFEDCBA987654321ull : 8, form == 1 ? 0.5 : INFINITY, out->n)
+        CASE_K(gaussian, 1.2e-7);                     // in double, then one rounding, 6e-8
+        #undef A
+        drop_arrays();
+    }
+}
+
 static Doubles coefficients(int n) { Doubles x = doubles(n); for (int i = 0; i < n; i++) x.f[i] = random_below(2001) / 1000.0 - 1; return x; }
 static void parity_mix_rows_forward(void) {
     FOR_SIZES(N) FOR_SIZES(C) for (int form = 0; form < 3; form++) {  // three, two, one

@@ -54,6 +54,37 @@ static void test_philox(void) {
     CHECK(uniform(&a) == uniform(&c), "the same stream twice");
 }
 
+// On the CPU, where any memory will do. Moments within five standard errors; neighbours, streams and seeds have nothing to do with each other; the limit is met as often as it must be
+static void test_gaussian(void) {
+    enum { N = 100000 };
+    float *x = NEW(float, N), *limited = NEW(float, N), *other = NEW(float, N);
+    double moment[5] = {0}, beside = 0, next = 0, stream = 0, seed = 0;
+    int at_limit = 0, elsewhere = 0;
+    gaussian(x, 5, 3, INFINITY, N), gaussian(limited, 5, 3, 1.5, N);
+    for (int i = 0; i < N; i++) {
+        for (int k = 1; k <= 4; k++) moment[k] += pow(x[i], k) / N;
+        if (i >= 2) beside += (double)x[i] * x[i - 1] / N, next += (double)x[i] * x[i - 2] / N;
+        at_limit += fabsf(limited[i]) == 1.5f;
+        elsewhere += limited[i] != fminf(fmaxf(x[i], -1.5f), 1.5f);
+    }
+    CHECK(elsewhere == 0, "%d numbers are limited to something else", elsewhere);
+    gaussian(other, 5, 4, INFINITY, N);
+    for (int i = 0; i < N; i++) stream += (double)x[i] * other[i] / N;
+    gaussian(other, 6, 3, INFINITY, N);
+    for (int i = 0; i < N; i++) seed += (double)x[i] * other[i] / N;
+    CHECK_CLOSE("mean", moment[1], 0, 5 / sqrt(N));
+    CHECK_CLOSE("variance", moment[2], 1, 5 * sqrt(2.0 / N));
+    CHECK_CLOSE("third moment", moment[3], 0, 5 * sqrt(15.0 / N));
+    CHECK_CLOSE("fourth moment", moment[4], 3, 5 * sqrt(96.0 / N));
+    CHECK_CLOSE("product of neighbours", beside, 0, 5 / sqrt(N));
+    CHECK_CLOSE("product with the number after the next", next, 0, 5 / sqrt(N));
+    CHECK_CLOSE("product with another stream", stream, 0, 5 / sqrt(N));
+    CHECK_CLOSE("product with another seed", seed, 0, 5 / sqrt(N));
+    double share = erfc(1.5 / sqrt(2));
+    CHECK_CLOSE("share at the limit", at_limit / (double)N, share, 5 * sqrt(share * (1 - share) / N));
+    free(x), free(limited), free(other);
+}
+
 // ---- safetensors -----------------------------------------------------------------------------------------------------------------
 static const char *parse(const char *header, size_t data, SafeTensors *st) {   // a file made of this header and `data` zero bytes
     size_t n = strlen(header);
@@ -239,6 +270,7 @@ static void test_memory(void) {
 int main(int argc, char **argv) {
     if (argc < 2) { puts("usage: test_common SCRATCH_DIRECTORY"); return 2; }
     test_philox();
+    test_gaussian();
     test_safetensors(argv[1]);
     test_options();
     test_text();
