@@ -677,6 +677,23 @@ static Tensor *mix(Tensor *x, const double *a, Tensor *y, const double *b, Tenso
     return out;
 }
 
+// scale * sum of weight (pred - target)^2 -> (1,1,1). target like pred, and gets no gradient; weight (N,P) on the host: each of P equal parts of a row has one.
+// error: the terms of the sum, like pred.
+typedef struct { Tensor *out, *pred, *target; const double *weight; double scale; int P; } SquareError;
+static void square_error_back(const void *p) {
+    const SquareError *s = p;
+    if (wants(s->pred)) square_error_backward(grad_of(s->pred), s->out->grad, s->pred->data, s->target->data, s->weight, s->scale, rows(s->pred), s->pred->C, s->P);
+}
+static Tensor *square_error(Tensor *pred, Tensor *target, const double *weight, double scale, int P, Tensor **error) {
+    if (count(target) != count(pred) || pred->C % P) die("internal error: %zu numbers beside %zu, or %d columns in %d parts", count(pred), count(target), pred->C, P);
+    Tensor *out = activation(1, 1, 1, "loss");
+    const double *w = to_device(weight, (size_t)rows(pred) * (size_t)P * sizeof(double));
+    *error = tensor(pred->B, pred->T, pred->C, CONSTANT, "error");
+    square_error_forward(out->data, (*error)->data, pred->data, target->data, w, scale, rows(pred), pred->C, P);
+    RECORD(SquareError, square_error_back, out, pred, target, w, scale, P);
+    return out;
+}
+
 // scale * sum_n weight[n] * -log softmax(logits[n] without entry `excluded`)[target[n]] -> (1,1,1); row_loss (N) keeps the terms of the sum.
 // target (N) and weight (N, double) on the device. Backward writes the gradient over the logits, so they must have no other reader.
 typedef struct { Tensor *out, *logits; real *lse; const int *target; const double *weight; double scale; int excluded; } CrossEntropy;

@@ -422,6 +422,30 @@ void gaussian_cpu(real *out, uint64_t seed, uint64_t stream, double most, size_t
     }
 }
 
+// error = weight (pred - target)^2, loss = scale sum error
+void square_error_forward_cpu(real *loss, real *error, const real *pred, const real *target, const double *weight, double scale, int N, int C, int P) {
+    double total = 0;
+    #pragma omp parallel for if ((double)N * C > 10000)
+    for (int n = 0; n < N; n++)
+        for (int c = 0; c < C; c++) {
+            size_t i = (size_t)n*C + c;
+            double d = (double)pred[i] - target[i];
+            error[i] = (real)(weight[(size_t)n*P + c / (C/P)] * d * d);
+        }
+    for (size_t i = 0; i < (size_t)N*C; i++) total += error[i];
+    *loss = (real)(scale * total);
+}
+
+// fwd: loss = scale sum weight (pred - target)^2      bwd: dpred += 2 dloss scale weight (pred - target)
+void square_error_backward_cpu(real *dpred, const real *dloss, const real *pred, const real *target, const double *weight, double scale, int N, int C, int P) {
+    #pragma omp parallel for if ((double)N * C > 10000)
+    for (int n = 0; n < N; n++)
+        for (int c = 0; c < C; c++) {
+            size_t i = (size_t)n*C + c;
+            dpred[i] += (real)(2 * *dloss * scale * weight[(size_t)n*P + c / (C/P)] * ((double)pred[i] - target[i]));
+        }
+}
+
 void mix_rows_forward_cpu(real *out, const real *x, const real *y, const real *z, const double *a, const double *b, const double *c, int N, int C) {
     #pragma omp parallel for if ((double)N * C > 10000)
     for (int n = 0; n < N; n++)

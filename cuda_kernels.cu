@@ -91,6 +91,22 @@ __device__ inline float sum_runners(float x) {
     return x;
 }
 
+// Sums over a whole array, in double: up to 1024 blocks of 256 threads leave the sums of their parts here, and one block adds them. Parts by sizes only.
+enum { PARTS = 1024 };
+static __device__ double part_sums[PARTS];
+static size_t part_size(size_t n) { size_t each = (n + PARTS - 1) / PARTS; return each < 4096 ? 4096 : each; }        // a block for less is not worth it
+
+// total_parts: out = scale * sum of part_sums                                                  CPU twins: sum_squares_cpu, square_error_forward_cpu
+// grid: one block of 256 threads; thread i takes parts i, i+256, ..
+// memory: reads part_sums once
+// needs: parts <= 1024
+template <class T> static __global__ void total_parts_kernel(T *out, double scale, int parts) {
+    double sum = 0;
+    for (int p = threadIdx.x; p < parts; p += 256) sum += part_sums[p];
+    sum = sum_block(sum);
+    if (threadIdx.x == 0) *out = (T)(scale * sum);
+}
+
 // fill: out (n) = value                                                                                        CPU twin: fill_cpu
 // grid: one thread per element
 // memory: writes out once
@@ -918,6 +934,41 @@ void gaussian_cuda(float *out, uint64_t seed, uint64_t stream, double most, size
     RUN(gaussian_kernel, blocks((n + 1) / 2, 256), 256, 0, out, seed, stream, most, n);
 }
 
+// square_error_forward: error = weight (pred - target)^2, and sums of its parts                CPU twin: square_error_forward_cpu
+// grid: one block of 256 threads per part of error; then total_parts
+// memory: reads pred and target, writes error once; weight from cache
+// needs: blocks of whole warps; any N; P divides C; arithmetic in double, as in the twin
+static __global__ void square_error_forward_kernel(float *error, const float *pred, const float *target, const double *weight, size_t size, size_t each, int C, int P) {
+    size_t end = min(size, (blockIdx.x + 1) * each);
+    double sum = 0;
+    for (size_t i = blockIdx.x * each + threadIdx.x; i < end; i += 256) {
+        double d = (double)pred[i] - target[i];
+        sum += error[i] = (float)(weight[i / C * P + i % C / (C/P)] * d * d);
+    }
+    sum = sum_block(sum);
+    if (threadIdx.x == 0) part_sums[blockIdx.x] = sum;
+}
+void square_error_forward_cuda(float *loss, float *error, const float *pred, const float *target, const double *weight, double scale, int N, int C, int P) {
+    assert(C % P == 0);
+    size_t size = (size_t)N * C, each = part_size(size);
+    int parts = (int)((size + each - 1) / each);
+    RUN(square_error_forward_kernel, parts, 256, 0, error, pred, target, weight, size, each, C, P);
+    RUN(total_parts_kernel<float>, 1, 256, 0, loss, scale, parts);
+}
+
+// square_error_backward: dpred += 2 dloss scale weight (pred - target)                         CPU twin: square_error_backward_cpu
+// grid: one thread per element
+// memory: reads pred and target, reads and writes dpred once; weight from cache
+// needs: any N; P divides C
+static __global__ void square_error_backward_kernel(float *dpred, const float *dloss, const float *pred, const float *target, const double *weight, double scale, size_t size, int C, int P) {
+    size_t i = thread_number();
+    if (i < size) dpred[i] += (float)(2 * *dloss * scale * weight[i / C * P + i % C / (C/P)] * ((double)pred[i] - target[i]));
+}
+void square_error_backward_cuda(float *dpred, const float *dloss, const float *pred, const float *target, const double *weight, double scale, int N, int C, int P) {
+    assert(C % P == 0);
+    RUN(square_error_backward_kernel, blocks((size_t)N * C, 256), 256, 0, dpred, dloss, pred, target, weight, scale, (size_t)N * C, C, P);
+}
+
 // mix_rows_forward, mix_rows_backward: out = a x + b y + c z; dx += a dout, ...               CPU twins: mix_rows_forward_cpu, mix_rows_backward_cpu
 // grid: one thread an element
 // memory: forward reads x, y, z and writes out once; backward reads dout, reads and writes dx, dy, dz once
@@ -1109,11 +1160,8 @@ void categorical_cuda(int *drawn, const double *p, const double *u, int N, int V
 
 // ---- optimiser ----------------------------------------------------------------------------------------------------------------
 
-enum { PARTS = 1024 };
-static __device__ double square_sums[PARTS];
-
 // sum_squares: out = sum of x squared, in double                                               CPU twin: sum_squares_cpu
-// grid: up to 1024 blocks of 256 threads, each a part of x; then one block that adds the parts
+// grid: one block of 256 threads per part of x; then total_parts
 // memory: reads x once
 // needs: blocks of whole warps; any n
 static __global__ void sum_squares_kernel(const float *x, size_t n, size_t each) {
@@ -1121,20 +1169,13 @@ static __global__ void sum_squares_kernel(const float *x, size_t n, size_t each)
     double sum = 0;
     for (size_t i = blockIdx.x * each + threadIdx.x; i < end; i += 256) sum += (double)x[i] * x[i];
     sum = sum_block(sum);
-    if (threadIdx.x == 0) square_sums[blockIdx.x] = sum;
-}
-static __global__ void total_squares_kernel(double *out, int parts) {
-    double sum = 0;
-    for (int p = threadIdx.x; p < parts; p += 256) sum += square_sums[p];
-    sum = sum_block(sum);
-    if (threadIdx.x == 0) *out = sum;
+    if (threadIdx.x == 0) part_sums[blockIdx.x] = sum;
 }
 void sum_squares_cuda(double *out, const float *x, size_t n) {
-    size_t each = (n + PARTS - 1) / PARTS;
-    if (each < 4096) each = 4096;                       // a block for less is not worth it
-    int parts = (int)blocks(n, (int)each);
+    size_t each = part_size(n);
+    int parts = (int)((n + each - 1) / each);
     RUN(sum_squares_kernel, parts, 256, 0, x, n, each);
-    RUN(total_squares_kernel, 1, 256, 0, out, parts);
+    RUN(total_parts_kernel<double>, 1, 256, 0, out, 1.0, parts);
 }
 
 // adamw: one step with clipping by the norm sqrt(norm2), and the moving average                CPU twin: adamw_cpu

@@ -8,7 +8,7 @@
 //
 // `real` is a macro: float in the programs, double for gradient checks and for the oracle of tests/parity.c.
 // Letters: B batch, T rows (positions) of one sequence, C width, N rows in all (mostly B*T), NH heads, HS head size, V vocabulary,
-// OC output columns, G groups, F columns of sinusoids, P positions of the rotary tables, W slots of a cache; ld, ldq, ldkv, ldi, ldo: numbers from one row to the next.
+// OC output columns, G groups, F columns of sinusoids, P positions of the rotary tables (in square_error: parts of a row), W slots of a cache; ld, ldq, ldkv, ldi, ldo: numbers from one row to the next.
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -124,6 +124,11 @@ typedef struct AdamW {
                     (dgi, dgh, dh, dout, gi, gh, h, N, C)) \
     /* out (n): independent standard normal numbers, limited to +-most: i and i+1 (i even) from philox(seed, stream, i/2) by Box-Muller, in double */ \
     K(gaussian, (real *out, uint64_t seed, uint64_t stream, double most, size_t n), (out, seed, stream, most, n)) \
+    /* error (N,C) = weight (pred - target)^2; loss (1) = scale * its sum. weight (N,P), double: column c has that of part c / (C/P) of the row; P divides C */ \
+    K(square_error_forward,  (real *loss, real *error, const real *pred, const real *target, const double *weight, double scale, int N, int C, int P), \
+                             (loss, error, pred, target, weight, scale, N, C, P)) \
+    K(square_error_backward, (real *dpred, const real *dloss, const real *pred, const real *target, const double *weight, double scale, int N, int C, int P), \
+                             (dpred, dloss, pred, target, weight, scale, N, C, P)) \
     /* out (N,C) = a (N) x + b (N) y + c (N) z, in double: every step of a continuous diffusion. y and z may be NULL */ \
     K(mix_rows_forward,  (real *out, const real *x, const real *y, const real *z, const double *a, const double *b, const double *c, int N, int C), \
                          (out, x, y, z, a, b, c, N, C)) \

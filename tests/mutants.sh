@@ -129,14 +129,20 @@ gaussian: radius~sqrt\(-2 \* log\(unit~sqrt(-log(unit
 gaussian: one uniform number twice~turns = 2 \* unit\(x.w\[2\], x.w\[3\]\)~turns = 2 * unit(x.w[0], x.w[1])
 gaussian: half a circle~turns = 2 \* unit~turns = unit
 gaussian: limited on one side~fmin\(fmax\(radius \* sinpi\(turns\), -most\), most\)~fmin(radius * sinpi(turns), most)
+square error: weight of the row's first part~sum \+= error\[i\] = \(float\)\(weight\[i / C \* P \+ i % C / \(C/P\)\]~sum += error[i] = (float)(weight[i / C * P]
+square error: not squared~i % C / \(C/P\)\] \* d \* d\)~i % C / (C/P)] * d)
+square error: scale dropped~\*out = \(T\)\(scale \* sum\)~*out = (T)sum
+square error backward: factor 2 dropped~\(float\)\(2 \* \*dloss \* scale~(float)(*dloss * scale
+square error backward: overwrites a gradient~if \(i < size\) dpred\[i\] \+= ~if (i < size) dpred[i] = 
+square error backward: weight of another part~\* scale \* weight\[i / C \* P \+ i % C / \(C/P\)\]~* scale * weight[i / C * P + i % P]
 cross-entropy: not made smaller at a new maximum~sum = sum \* expf\(top - s\) \+ 1~sum = sum + 1
 cross-entropy: join without the second~\+ sum2 \* expf\(top2 - most\)~
 cross-entropy: excluded entry counted~if \(v == excluded\) continue;~
 cross-entropy: one warp forgotten~w < 8; w\+\+\) join~w < 7; w++) join
 cross-entropy: scale dropped~\*loss = \(float\)\(scale \* sum\)~*loss = (float)sum
 cross-entropy backward: one-hot dropped~ - \(v == target\[n\]\)\)~)
-cross-entropy backward: scale dropped~\*dloss \* scale \* weight~*dloss * weight
-squares: one part forgotten~p < parts; p \+= 256~p < parts - 1; p += 256
+cross-entropy backward: scale dropped~\(float\)\(\*dloss \* scale \* weight~(float)(*dloss * weight
+parts: one forgotten~p < parts; p \+= 256~p < parts - 1; p += 256
 adamw: bias correction of v dropped~v_i \* a.v_scale~v_i
 adamw: decay dropped~ \+ a.decay \* p;~;
 adamw: average from the old weight~a.keep \* \(p - ema\[i\]\)~a.keep * (param[i] * 0.999f - ema[i])

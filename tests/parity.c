@@ -648,6 +648,32 @@ static void parity_gaussian(void) {
 }
 
 static Doubles coefficients(int n) { Doubles x = doubles(n); for (int i = 0; i < n; i++) x.f[i] = random_below(2001) / 1000.0 - 1; return x; }
+
+static void parity_square_error_forward(void) {
+    FOR_SIZES(N) FOR_SIZES(part) for (int P = 1; P <= 3; P += 2) {
+        int C = part*P;
+        Doubles weight = coefficients(N*P);
+        Array *loss = array(1), *error = array((size_t)(N*C)), *pred = array((size_t)(N*C)), *target = array((size_t)(N*C));
+        #define A(p) (loss->p, error->p, pred->p, target->p, weight.p, 0.01, N, C, P)
+        CASE_K(square_error_forward, 2e-7);           // a term and the loss are rounded once each; sums are double
+        if (N == 7) NAN_REACHES_K(square_error_forward, 2);
+        #undef A
+        drop_arrays();
+    }
+}
+static void parity_square_error_backward(void) {
+    FOR_SIZES(N) FOR_SIZES(part) for (int P = 1; P <= 3; P += 2) {
+        int C = part*P;
+        Doubles weight = coefficients(N*P);
+        Array *dpred = array((size_t)(N*C)), *dloss = array(1), *pred = array((size_t)(N*C)), *target = array((size_t)(N*C));
+        #define A(p) (dpred->p, dloss->p, pred->p, target->p, weight.p, 0.5, N, C, P)
+        CASE_K(square_error_backward, 2e-7);          // the gradient is rounded, then the sum
+        if (N == 7) NAN_REACHES_K(square_error_backward, 1);
+        #undef A
+        drop_arrays();
+    }
+}
+
 static void parity_mix_rows_forward(void) {
     FOR_SIZES(N) FOR_SIZES(C) for (int form = 0; form < 3; form++) {  // three, two, one
         Doubles a = coefficients(N), b = coefficients(N), c = coefficients(N);

@@ -106,6 +106,16 @@ static Tensor *entropy_case(void) {
     return cross_entropy(logits, ints(4, (int[]){0, 1, 5, 2}), to_device(weight, sizeof weight), 0.2, variant ? 3 : -1, &row_loss);
 }
 
+static void square_inputs(void) { add("x", 3, 4); add("w", 6, 4); }
+static Tensor *square_case(void) {
+    Tensor *error, *target = tensor(1, 3, 6, CONSTANT, "target"), *pred = linear(in[0], in[1], NULL, LINEAR_ONLY);
+    real y[18];
+    double weight[9] = {1.5, 0, 0.25, 3, -1, 2, 0.5, 1, 4};
+    for (int i = 0; i < 18; i++) y[i] = (real)(i % 7) / 7;
+    upload(target->data, y, sizeof y);
+    return square_error(pred, target, weight, 0.3, variant ? 3 : 1, &error);
+}
+
 static double value_of(Tensor *(*build)(void)) {
     begin_step();
     tape.off = true;
@@ -169,6 +179,18 @@ static void gradcheck(const char *name, void (*inputs)(void), Tensor *(*build)(v
             free(x), free(g);
         }
     }
+}
+
+// A sum by hand, and its terms: rows (1, 2 | 3, 4) and (0, 0 | 0, 0), targets 1, weights (2 | 0.5) and (1 | 3)
+static void test_square_error(void) {
+    begin_step();
+    Tensor *pred = tensor(1, 2, 4, CONSTANT, "pred"), *target = tensor(1, 2, 4, CONSTANT, "target"), *error;
+    real x[8] = {1, 2, 3, 4}, ones[8] = {1, 1, 1, 1, 1, 1, 1, 1}, want[8] = {0, 2, 2, 4.5, 1, 1, 3, 3}, got[8], sum;
+    upload(pred->data, x, sizeof x), upload(target->data, ones, sizeof ones);
+    Tensor *loss = square_error(pred, target, (double[]){2, 0.5, 1, 3}, 0.5, 2, &error);
+    download(got, error->data, sizeof got), download(&sum, loss->data, sizeof sum);
+    for (int i = 0; i < 8; i++) CHECK_CLOSE("term", got[i], want[i], 1e-12);
+    CHECK_CLOSE("square error", sum, 0.5 * 16.5, 1e-12);
 }
 
 // ---- rules of the tape ----------------------------------------------------------------------------------------------------------
@@ -266,7 +288,9 @@ int main(void) {
     gradcheck("concat", concat_inputs, concat_case, 1);
     gradcheck("reshape", reshape_inputs, reshape_case, 1);
     gradcheck("gru", gru_inputs, gru_case, 1);
+    gradcheck("square_error", square_inputs, square_case, 2);           // a weight for each row; for each third of it
     gradcheck("cross_entropy", entropy_inputs, entropy_case, 2);        // with and without an excluded entry
+    test_square_error();
     test_tape();
     test_adamw();
     return finish("test_ops");
