@@ -280,13 +280,14 @@ static void begin_step(void) {
     hidden.size = 0;
 }
 
-// d loss / d everything that is wanted (PARAMS: added to the parameters' gradients; INPUTS: the gradients of leaf() tensors). loss: one number.
-static void backward(Tensor *loss, int wanted) {
+// d loss / d everything that is wanted (PARAMS: added to the parameters' gradients; INPUTS: the gradients of leaf() tensors), where dout, on the host and
+// like out, is d loss / d out; dout NULL: out is the loss itself, one number.
+static void backward_from(Tensor *out, const real *dout, int wanted) {
     if (tape.spent) die("internal error: backward twice, but cross_entropy has overwritten its logits");
     tape.wanted = wanted;
     for (int i = 0; i < tape.n; i++) tape.node[i].out->grad = NULL;
     for (int i = 0; i < tape.leaves; i++) tape.leaf[i]->grad = NULL;
-    fill(grad_of(loss), 1, 1);
+    if (dout) upload(grad_of(out), dout, count(out) * sizeof(real)); else fill(grad_of(out), 1, 1);
     for (int i = tape.n - 1; i >= 0; i--) {
         Node *n = &tape.node[i];
         if (!n->out->grad) continue;                    // nothing flows here
@@ -294,6 +295,7 @@ static void backward(Tensor *loss, int wanted) {
         if (!n->in_place && n->out->kind == ACTIVATION) recycle(n->out);
     }
 }
+static void backward(Tensor *loss, int wanted) { backward_from(loss, NULL, wanted); }
 
 // ---- 5. parameters ------------------------------------------------------------------------------------------------------------
 // A parameter is registered once, under its official name; init, optimiser, checkpoint, tests and printing walk this one list.

@@ -5,6 +5,12 @@
 #include "check.h"
 
 // ---- a scalar from any tensor: sum_i r_i x_i with fixed random r ---------------------------------------------------------------
+static real *probe_numbers(size_t n) {
+    real *r = HOST(real, n);
+    Rng g = rng(RANDOM_SEED, RNG_SAMPLE, 1);
+    for (size_t i = 0; i < n; i++) r[i] = (real)(2*uniform(&g) - 1);
+    return r;
+}
 typedef struct { Tensor *out, *x; real *r; } Probe;
 static void probe_back(const void *p) {
     const Probe *a = p;
@@ -19,10 +25,9 @@ static void probe_back(const void *p) {
 static Tensor *probe(Tensor *x) {
     size_t n = count(x);
     Tensor *out = activation(1, 1, 1, "probe");
-    real *r = HOST(real, n), *values = NEW(real, n), sum = 0;
-    Rng g = rng(RANDOM_SEED, RNG_SAMPLE, 1);
+    real *r = probe_numbers(n), *values = NEW(real, n), sum = 0;
     download(values, x->data, n * sizeof(real));
-    for (size_t i = 0; i < n; i++) { r[i] = (real)(2*uniform(&g) - 1); sum += r[i] * values[i]; }
+    for (size_t i = 0; i < n; i++) sum += r[i] * values[i];
     upload(out->data, &sum, sizeof sum);
     free(values);
     RECORD(Probe, probe_back, out, x, r);
@@ -185,19 +190,24 @@ static void gradcheck(const char *name, void (*inputs)(void), Tensor *(*build)(v
 static void test_square_error(void) {
     begin_step();
     Tensor *pred = tensor(1, 2, 4, CONSTANT, "pred"), *target = tensor(1, 2, 4, CONSTANT, "target"), *error;
-    real x[8] = {1, 2, 3, 4}, ones[8] = {1, 1, 1, 1, 1, 1, 1, 1}, want[8] = {0, 2, 2, 4.5, 1, 1, 3, 3}, got[8], sum;
+    real x[8] = {1, 2, 3, 4}, ones[8] = {1, 1, 1, 1, 1, 1, 1, 1}, weight[8] = {2, 2, 0.5, 0.5, 1, 1, 3, 3}, got[8], sum;
     upload(pred->data, x, sizeof x), upload(target->data, ones, sizeof ones);
     Tensor *loss = square_error(pred, target, (double[]){2, 0.5, 1, 3}, 0.5, 2, &error);
     download(got, error->data, sizeof got), download(&sum, loss->data, sizeof sum);
-    for (int i = 0; i < 8; i++) CHECK_CLOSE("term", got[i], want[i], 1e-12);
+    for (int i = 0; i < 8; i++) CHECK_CLOSE("term", got[i], weight[i] * (x[i] - 1) * (x[i] - 1), 1e-12);
     CHECK_CLOSE("square error", sum, 0.5 * 16.5, 1e-12);
+    leaf(pred);
+    backward_from(loss, (real[]){10}, INPUTS);
+    download(got, pred->grad, sizeof got);
+    for (int i = 0; i < 8; i++) CHECK_CLOSE("gradient", got[i], 10 * 0.5 * 2 * weight[i] * (x[i] - 1), 1e-12);
 }
 
 // ---- rules of the tape ----------------------------------------------------------------------------------------------------------
-static Tensor *reused(void) {                            // b = f(a), c = g(b) + b: b has two readers
-    Tensor *b = linear(in[0], in[1], NULL, GELU), *c = linear(b, in[2], NULL, LINEAR_ONLY);
-    return probe(gated_residual(c, b, (Modulation){0}, (Dropout){0}));
+static Tensor *reused_of(Tensor *a) {                    // b = f(a), c = g(b) + b: b has two readers
+    Tensor *b = linear(a, in[1], NULL, GELU), *c = linear(b, in[2], NULL, LINEAR_ONLY);
+    return gated_residual(c, b, (Modulation){0}, (Dropout){0});
 }
+static Tensor *reused(void) { return probe(reused_of(in[0])); }
 static void reused_inputs(void) { add("x", 3, 4); add("w", 5, 4); add("u", 5, 5); }
 
 static void test_tape(void) {
@@ -218,8 +228,7 @@ static void test_tape(void) {
     Tensor *x0 = leaf(tensor(1, 3, 4, CONSTANT, "x0"));
     download(x, in[0]->data, sizeof x);
     upload(x0->data, x, sizeof x);
-    Tensor *b = linear(x0, in[1], NULL, GELU), *c = linear(b, in[2], NULL, LINEAR_ONLY);
-    loss = probe(gated_residual(c, b, (Modulation){0}, (Dropout){0}));
+    loss = probe(reused_of(x0));
     backward(loss, INPUTS);
     download(g[0], in[1]->grad, sizeof g[0]);
     for (int i = 0; i < 20; i++) CHECK(g[0][i] == 0, "a parameter gradient under INPUTS");
@@ -236,6 +245,31 @@ static void test_tape(void) {
         CHECK_CLOSE("leaf gradient, second time", x[i], g[1][i], 1e-12);
         CHECK(zero[i] != 0, "zero leaf gradient");
     }
+
+    // backward_from a tensor: as from its dot product with the same numbers, for parameters and leaves; from a loss: times a number
+    real *all[2] = {NEW(real, ps.size), NEW(real, ps.size)}, factor = -2.5;
+    for (int i = 0; i < 2; i++) {
+        begin_step();
+        zero_grad(&ps);
+        Tensor *y = reused_of(in[0]);
+        if (i) backward_from(y, probe_numbers(count(y)), PARAMS); else backward(probe(y), PARAMS);
+        download(all[i], ps.grad, ps.size * sizeof(real));
+    }
+    CHECK(!memcmp(all[0], all[1], ps.size * sizeof(real)), "backward_from gives other gradients than a dot product");
+    begin_step();
+    zero_grad(&ps);
+    backward_from(reused(), &factor, PARAMS);
+    download(all[1], ps.grad, ps.size * sizeof(real));
+    for (size_t i = 0; i < ps.size; i++) CHECK_CLOSE("backward_from a loss", all[1][i], -2.5 * (double)all[0][i], 1e-12);
+    begin_step();
+    zero_grad(&ps);
+    x0 = leaf(constant(in[0]->data, 1, 3, 4, "x0"));
+    Tensor *y = reused_of(x0);
+    backward_from(y, probe_numbers(count(y)), INPUTS);
+    download(x, x0->grad, sizeof x), download(all[1], ps.grad, ps.size * sizeof(real));
+    for (int i = 0; i < 12; i++) CHECK_CLOSE("backward_from, leaf", x[i], zero[i], 1e-12);
+    for (size_t i = 0; i < ps.size; i++) CHECK(all[1][i] == 0, "a parameter gradient under INPUTS");
+    free(all[0]), free(all[1]);
 
     // a step takes the same memory every time
     size_t used[3];
