@@ -133,12 +133,12 @@ static inline void store(float *p, vec x, size_t count) {
 
 enum { PIECE = 1 << 14 };                       // numbers that a thread takes at a time
 void activation_forward_fast(float *out, const float *pre, size_t n, Activation a) {
-    #pragma omp parallel for
+    #pragma omp parallel for if (n > 2*PIECE)
     for (size_t p = 0; p < n; p += PIECE)
         FOR_VECTORS(n - p < PIECE ? n - p : PIECE, i, count, store(out + p + i, vact(load(pre + p + i, count), a), count));
 }
 void activation_backward_fast(float *d, const float *pre, size_t n, Activation a) {
-    #pragma omp parallel for
+    #pragma omp parallel for if (n > 2*PIECE)
     for (size_t p = 0; p < n; p += PIECE)
         FOR_VECTORS(n - p < PIECE ? n - p : PIECE, i, count, store(d + p + i, load(d + p + i, count) * vact_derivative(load(pre + p + i, count), a), count));
 }
@@ -199,7 +199,7 @@ static void epilogue(float *C, size_t ldc, const Epilogue *e, int i0, int i1, in
 static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
                  const Epilogue *e, Precision how) {
     float *a = scratch(PANEL_A, (size_t)MP * KC), *b = scratch(PANEL_B, (size_t)NP * KC);   // of the calling thread, shared by all
-    #pragma omp parallel if ((double)M * N * K > 1e5)
+    #pragma omp parallel if ((double)M * N * K > 1e6)
     for (int j0 = 0; j0 < N; j0 += NP)
     for (int p0 = 0; p0 < K; p0 += KC)
     for (int i0 = 0; i0 < M; i0 += MP) {
@@ -355,7 +355,7 @@ static void tile_gemm(int M, int N, int K, const float *A, size_t ai, size_t ap,
                       const Epilogue *e) {
     enum { ROWS = 64, K_PANEL = 1536, N_PANEL = 2048, NEAR = 512 };     // NEAR: pairs of tiles of B, a megabyte
     uint32_t *b = (uint32_t *)scratch(PANEL_B, (size_t)N_PANEL * K_PANEL / 2);
-    #pragma omp parallel if ((double)M * N * K > 3e5)
+    #pragma omp parallel if ((double)M * N * K > 1e6)
     {
         int threads = omp_get_num_threads(), me = omp_get_thread_num();
         int rows = max(LINES, min(ROWS, round_up((M + threads - 1) / threads, LINES)));         // M may be 0
@@ -464,7 +464,7 @@ static inline __attribute__((always_inline)) void dots(float *sum, const float *
 }
 static void few_rows(float *out, const float *inp, const float *weight, int N, int C, int OC, const Epilogue *e) {
     enum { COLUMNS = 64 };
-    #pragma omp parallel for if ((double)N * C * OC > 1e5)
+    #pragma omp parallel for if ((double)N * C * OC > 1e6)
     for (int o0 = 0; o0 < OC; o0 += COLUMNS) {
         int o1 = min(o0 + COLUMNS, OC);
         for (int o = o0; o < o1; o += DN) {
@@ -492,7 +492,7 @@ static void more_rows(float *out, const float *inp, const float *weight, int N, 
     float *x = scratch(PANEL_A, (size_t)C * MORE);
     if (N <= MORE - GROUP) memset(x, 0, (size_t)C * MORE * sizeof(float));      // vectors that turn() leaves alone
     turn(x, inp, C, N, C, FP32);
-    #pragma omp parallel for if ((double)N * C * OC > 1e5)
+    #pragma omp parallel for if ((double)N * C * OC > 1e6)
     for (int o0 = 0; o0 < OC; o0 += COLUMNS) {
         int o1 = min(o0 + COLUMNS, OC);
         for (int o = o0; o < o1; o += MN) {
@@ -531,7 +531,7 @@ void linear_backward_weight_fast(float *dweight, float *dbias, const float *dpre
     multiply(OC, C, N, dpre, 1, OC, inp, C, 1, 1, dweight, C, NULL, how);
     if (!dbias) return;
     int part = 64;
-    #pragma omp parallel for
+    #pragma omp parallel for if ((double)N * OC > 1e5)
     for (int o0 = 0; o0 < OC; o0 += part)
         for (int n = 0; n < N; n++)
             for (int o = o0; o < min(OC, o0 + part); o++) dbias[o] += dpre[(size_t)n*OC + o];

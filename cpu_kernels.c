@@ -137,7 +137,7 @@ void activation_backward_cpu(real *d, const real *pre, size_t n, Activation a) {
 // fwd: xhat = (x - mean) rstd;  y = xhat w;  out = y (1 + scale) + shift
 void norm_modulate_forward_cpu(real *out, real *mean, real *rstd, const real *x, const real *weight, const real *shift, const real *scale, const int *group,
                                double eps, int N, int C, int ld) {
-    #pragma omp parallel for
+    #pragma omp parallel for if ((double)N * C > 20000)
     for (int n = 0; n < N; n++) {
         const real *x_n = x + (size_t)n*C;
         real *out_n = out + (size_t)n*C;
@@ -166,7 +166,7 @@ void norm_modulate_backward_cpu(real *dx, real *dweight, real *dshift, real *dsc
     (void)G;                                    // groups are found by looking at every row
     // pass 1, by rows: dx
     if (dx)
-    #pragma omp parallel for
+    #pragma omp parallel for if ((double)N * C > 20000)
     for (int n = 0; n < N; n++) {
         int g = group_of(group, n);
         const real *x_n = x + (size_t)n*C, *dout_n = dout + (size_t)n*C, *scale_g = scale && g >= 0 ? scale + (size_t)g*ld : NULL;
@@ -186,7 +186,7 @@ void norm_modulate_backward_cpu(real *dx, real *dweight, real *dshift, real *dsc
     // pass 2, by columns: the parameters
     int part = columns_per_thread(C);
     if (dweight || dshift || dscale)
-    #pragma omp parallel for
+    #pragma omp parallel for if ((double)N * C > 20000)
     for (int c0 = 0; c0 < C; c0 += part)
         for (int n = 0; n < N; n++) {
             int g = group_of(group, n), modulated = scale && g >= 0, m = min(part, C - c0);
@@ -319,7 +319,7 @@ static void dropout_factors(real *f, Dropout drop, int n, int c0, int C) {
 }
 
 void gated_residual_forward_cpu(real *out, const real *x, const real *branch, const real *gate, const int *group, Dropout drop, int N, int C, int ld) {
-    #pragma omp parallel for
+    #pragma omp parallel for if ((double)N * C > 20000)
     for (int n = 0; n < N; n++) {
         int g = group_of(group, n);
         for (int c0 = 0; c0 < C; c0 += CHUNK) {
@@ -338,7 +338,7 @@ void gated_residual_backward_cpu(real *dx, real *dbranch, real *dgate, const rea
                                  Dropout drop, int N, int C, int G, int ld) {
     (void)G;
     int part = (columns_per_thread(C) + CHUNK - 1) / CHUNK * CHUNK;
-    #pragma omp parallel for
+    #pragma omp parallel for if ((double)N * C > 20000)
     for (int p0 = 0; p0 < C; p0 += part)
         for (int n = 0; n < N; n++) for (int c0 = p0; c0 < min(C, p0 + part); c0 += CHUNK) {
             int g = group_of(group, n), gated = gate && g >= 0, m = min(CHUNK, C - c0);
@@ -385,7 +385,7 @@ static real sigmoid(real x) { return 1 / (1 + exp(-x)); }
 
 // reset, keep, fresh: r, q, n of kernels.h
 void gru_forward_cpu(real *out, const real *gi, const real *gh, const real *h, int N, int C) {
-    #pragma omp parallel for if ((double)N * C > 1000)
+    #pragma omp parallel for if ((double)N * C > 5000)
     for (int n = 0; n < N; n++)
         for (int c = 0; c < C; c++) {
             size_t i = (size_t)n*C + c, r = (size_t)n*3*C + c, q = r + C, m = q + C;
@@ -398,7 +398,7 @@ void gru_forward_cpu(real *out, const real *gi, const real *gh, const real *h, i
 // bwd: dh += q dout;  through the tanh dout (1 - q) (1 - n^2), added to dgi_n, and times r to dgh_n;  the same times gh_n r (1 - r) to dgi_r and dgh_r;
 //      dout (h - n) q (1 - q) to dgi_q and dgh_q
 void gru_backward_cpu(real *dgi, real *dgh, real *dh, const real *dout, const real *gi, const real *gh, const real *h, int N, int C) {
-    #pragma omp parallel for if ((double)N * C > 1000)
+    #pragma omp parallel for if ((double)N * C > 5000)
     for (int n = 0; n < N; n++)
         for (int c = 0; c < C; c++) {
             size_t i = (size_t)n*C + c, r = (size_t)n*3*C + c, q = r + C, m = q + C;
@@ -414,7 +414,7 @@ void gru_backward_cpu(real *dgi, real *dgh, real *dh, const real *dout, const re
 
 // radius sqrt(-2 log u), u in (0,1]: at most 8.57; two numbers are its sides in a random direction
 void gaussian_cpu(real *out, uint64_t seed, uint64_t stream, double most, size_t n) {
-    #pragma omp parallel for if (n > 1000)
+    #pragma omp parallel for if (n > 5000)
     for (size_t i = 0; i < n; i += 2) {
         Philox x = philox(seed, stream, i / 2);
         double radius = sqrt(-2 * log(unit(x.w[0], x.w[1]) + 0x1p-53)), angle = 6.283185307179586 * unit(x.w[2], x.w[3]), pair[2] = {radius * cos(angle), radius * sin(angle)};
@@ -425,7 +425,7 @@ void gaussian_cpu(real *out, uint64_t seed, uint64_t stream, double most, size_t
 // error = weight (pred - target)^2, loss = scale sum error
 void square_error_forward_cpu(real *loss, real *error, const real *pred, const real *target, const double *weight, double scale, int N, int C, int P) {
     double total = 0;
-    #pragma omp parallel for if ((double)N * C > 10000)
+    #pragma omp parallel for if ((double)N * C > 20000)
     for (int n = 0; n < N; n++)
         for (int c = 0; c < C; c++) {
             size_t i = (size_t)n*C + c;
@@ -438,7 +438,7 @@ void square_error_forward_cpu(real *loss, real *error, const real *pred, const r
 
 // fwd: loss = scale sum weight (pred - target)^2      bwd: dpred += 2 dloss scale weight (pred - target)
 void square_error_backward_cpu(real *dpred, const real *dloss, const real *pred, const real *target, const double *weight, double scale, int N, int C, int P) {
-    #pragma omp parallel for if ((double)N * C > 10000)
+    #pragma omp parallel for if ((double)N * C > 20000)
     for (int n = 0; n < N; n++)
         for (int c = 0; c < C; c++) {
             size_t i = (size_t)n*C + c;
@@ -447,14 +447,14 @@ void square_error_backward_cpu(real *dpred, const real *dloss, const real *pred,
 }
 
 void mix_rows_forward_cpu(real *out, const real *x, const real *y, const real *z, const double *a, const double *b, const double *c, int N, int C) {
-    #pragma omp parallel for if ((double)N * C > 10000)
+    #pragma omp parallel for if ((double)N * C > 20000)
     for (int n = 0; n < N; n++)
         for (size_t i = (size_t)n*C; i < (size_t)(n + 1)*C; i++) out[i] = (real)(a[n]*x[i] + (y ? b[n]*y[i] : 0) + (z ? c[n]*z[i] : 0));
 }
 
 // fwd: out = a x + b y + c z      bwd: dx += a dout;  dy += b dout;  dz += c dout
 void mix_rows_backward_cpu(real *dx, real *dy, real *dz, const real *dout, const double *a, const double *b, const double *c, int N, int C) {
-    #pragma omp parallel for if ((double)N * C > 10000)
+    #pragma omp parallel for if ((double)N * C > 20000)
     for (int n = 0; n < N; n++)
         for (size_t i = (size_t)n*C; i < (size_t)(n + 1)*C; i++) {
             if (dx) dx[i] += (real)(a[n]*dout[i]);
@@ -558,7 +558,7 @@ void sum_squares_cpu(double *out, const real *x, size_t n) {
     enum { PARTS = 1024 };                      // fixed parts, added in order: independent of the number of threads
     double part[PARTS];
     size_t each = (n + PARTS - 1) / PARTS;
-    #pragma omp parallel for
+    #pragma omp parallel for if (n > 50000)
     for (int p = 0; p < PARTS; p++) {
         double sum = 0;
         for (size_t i = p*each; i < n && i < (p + 1)*each; i++) sum += (double)x[i] * x[i];
@@ -573,7 +573,7 @@ void adamw_cpu(real *param, real *m, real *v, real *ema, const real *grad, const
     double clip = a.max_norm > 0 ? fmin(1, a.max_norm / (sqrt(*norm2) + 1e-6)) : 1;
     real b1 = (real)a.beta1, b2 = (real)a.beta2, decay = (real)(a.lr * a.weight_decay), keep = (real)(1 - a.ema);
     real m_scale = (real)(a.lr / (1 - pow(a.beta1, a.step))), v_scale = (real)(1 / (1 - pow(a.beta2, a.step))), eps = (real)a.eps;
-    #pragma omp parallel for
+    #pragma omp parallel for if (n > 50000)
     for (size_t i = 0; i < n; i++) {
         real g = grad[i] * (real)clip;
         m[i] = b1*m[i] + (1 - b1)*g;
