@@ -105,19 +105,8 @@ static bool is_text8(void) {
 }
 
 static void set_up(void) {
-    threads_select(opt.threads);
-    bool bf16 = !strcmp(opt.precision, "bf16"), choose = !strcmp(opt.precision, "auto");
-    if (!bf16 && !choose && strcmp(opt.precision, "fp32")) die("--precision %s: fp32, bf16 or auto", opt.precision);
-    precision = bf16 ? BF16 : FP32;
-#if !REAL_IS_DOUBLE
-    naive = opt.naive;
-    if (choose && !naive && has_matrix_unit() && strcmp(opt.device, "cuda")) precision = BF16;
-#endif
-    device_select(opt.device);
-    if (bf16 && device == CUDA) die("--precision bf16: not with --device cuda yet, tensor cores are not used (fp32 or auto)");
-    opt.precision = precision == BF16 ? "bf16" : "fp32";           // what the configuration then shows
+    select_machine(opt.threads, opt.device, &opt.precision, opt.naive);
     if (!*opt.out) die("--out '': the name of a directory is needed");
-    setvbuf(stdout, NULL, _IOLBF, 1 << 16);
 }
 
 static bool given(const char *name) { for (const Option *o = options; o->name; o++) if (!strcmp(o->name, name)) return o->given; return false; }
@@ -713,115 +702,66 @@ static SafeTensors open_checkpoint(Corpus *corpus, bool with_text, int *step_don
     return st;
 }
 
-// one optimiser step; returns the loss, and the norm of the gradient
-static double train_step(Net *net, const Corpus *c, int step, int *x, int *counted, double *norm) {
+// What train_step() and save() work on
+static struct { Net net; Corpus corpus; int *x, *counted; } training;
+
+static double train_step(int step, double *norm) {
+    Net *net = &training.net;
     begin_step();
-    draw_batch(c, step, opt.batch, opt.length, x, counted);
-    zero_grad(&net->ps);
+    draw_batch(&training.corpus, step, opt.batch, opt.length, training.x, training.counted);
     net->drop = (Dropout){opt.dropout, (uint64_t)opt.seed, stream_of(RNG_DROPOUT, (uint64_t)step << 16)};
-    Loss loss = is_ar() ? ar_loss(net, x, counted, opt.batch, opt.length)
-                        : draw_loss(net, x, counted, opt.batch, opt.length, opt.block, RNG_LEVEL, (uint64_t)step, opt.clip_min, opt.clip_max);
-    backward(loss.loss, PARAMS);
-    *norm = grad_norm(&net->ps);                        // here the host waits for a GPU, once in a step
-    real value;
-    download(&value, loss.loss->data, sizeof value);
-    if (!dry && !(isfinite(value) && isfinite(*norm))) {
-        const char *what, *name = first_not_finite(&net->ps, &what);
-        die("step %d: loss %g, gradient norm %g: the first tensor that is not finite is the %s %s (try a smaller --lr)",
-            step, (double)value, *norm, what, name ? name : "?");
-    }
-    params_update(&net->ps, (AdamW){.lr = opt.lr * (opt.warmup ? fmin(1, (double)step / opt.warmup) : 1), .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8,
-                                  .max_norm = opt.max_norm, .ema = opt.ema, .step = step});
+    Loss loss = is_ar() ? ar_loss(net, training.x, training.counted, opt.batch, opt.length)
+                        : draw_loss(net, training.x, training.counted, opt.batch, opt.length, opt.block, RNG_LEVEL, (uint64_t)step, opt.clip_min, opt.clip_max);
     net->drop.p = 0;
-    return (double)value;
+    return optimiser_step(&net->ps, loss.loss, (AdamW){.lr = opt.lr * (opt.warmup ? fmin(1, (double)step / opt.warmup) : 1), .beta1 = 0.9, .beta2 = 0.999,
+                                                       .eps = 1e-8, .max_norm = opt.max_norm, .ema = opt.ema, .step = step}, norm);
 }
-
-// log.csv, to be written from step done + 1 on. Lines of later steps, from a run that was killed after its last checkpoint, are cut off.
-static FILE *open_log(const char *path, int done) {
-    FILE *log = opt.resume ? fopen(path, "r+") : NULL;
-    if (log) {
-        char line[256];
-        long keep = 0;
-        while (fgets(line, sizeof line, log) && strchr(line, '\n') && atoi(line) <= done) keep = ftell(log);
-        if (ftruncate(fileno(log), keep) || fseek(log, keep, SEEK_SET)) die("cannot write %s: %s", path, strerror(errno));
-        if (keep) return log;
-    } else if (!(log = fopen(path, "w"))) die("cannot write %s: %s", path, strerror(errno));
-    fprintf(log, "step,loss,grad_norm,seconds\n");
-    return log;
-}
-
-// The log first: whatever happens, it knows every step of the checkpoint. It is the lesser of the two, so its trouble is told second.
-static void save(const Net *net, const Corpus *c, int done, FILE *log, const char *log_path) {
-    int error = fflush(log) ? errno : 0;
-    checkpoint_save(checkpoint_path().text, &net->ps, options, done, "vocab.merges", &c->vocab.merge[0][0], (size_t)c->vocab.merges * 2);
-    if (error) die("cannot write %s: %s", log_path, strerror(error));
-}
-
-// Makes this the only train of --out, and refuses to overwrite. False if the directory is not there yet.
-static bool claim_out(void) {
-    bool mine = lock_directory(opt.out);
-    const Path path = checkpoint_path();
-    if (exists(path.text) && !opt.resume && !opt.force) die("%s is there already: --resume goes on, --force overwrites it, --out names another place", path.text);
-    return mine;
+static void save(int done) {
+    const Vocabulary *v = &training.corpus.vocab;
+    checkpoint_save(checkpoint_path().text, &training.net.ps, options, done, "vocab.merges", &v->merge[0][0], (size_t)v->merges * 2);
 }
 
 static int run_train(int files, char **file) {
     (void)files, (void)file;
     set_up();
-    Path place = checkpoint_path(), log_place = path_in(opt.out, "log.csv");
+    Path place = checkpoint_path();
     const char *path = place.text;
-    Corpus corpus;
+    Corpus *corpus = &training.corpus;
+    Net *net = &training.net;
     SafeTensors st = {0};
     int done = 0;
-    bool mine = claim_out();
+    bool mine = claim_out(opt.out, path, opt.resume, opt.force);
     if (opt.resume) {
-        st = open_checkpoint(&corpus, true, &done, " steps data ");
+        st = open_checkpoint(corpus, true, &done, " steps data ");
         if (done >= opt.steps) die("%s has done its %d steps: --steps says how far to go on", path, done);
-    } else corpus = corpus_load(opt.data, NULL);
-    NetConfig c = net_config(&corpus.vocab);
+    } else *corpus = corpus_load(opt.data, NULL);
+    NetConfig c = net_config(&corpus->vocab);
     int B = opt.batch, T = opt.length;
-    if (corpus.n[TRAIN] < (size_t)T) die("%s: the text is too short: %zu training symbols are fewer than --length %d", opt.data, corpus.n[TRAIN], T);
+    if (corpus->n[TRAIN] < (size_t)T) die("%s: the text is too short: %zu training symbols are fewer than --length %d", opt.data, corpus->n[TRAIN], T);
     print_configuration("train", options);
-    printf("data: %zu characters, %zu training symbols (%.2f characters each), V=%d\n", corpus.size, corpus.n[TRAIN],
-           (double)corpus.characters[TRAIN] / (double)corpus.n[TRAIN], c.V);
+    printf("data: %zu characters, %zu training symbols (%.2f characters each), V=%d\n", corpus->size, corpus->n[TRAIN],
+           (double)corpus->characters[TRAIN] / (double)corpus->n[TRAIN], c.V);
 
     // memory: once dry, then for real
-    int *x = NEW(int, B*T), *counted = NEW(int, B*T);
     double norm;
+    training.x = NEW(int, B*T), training.counted = NEW(int, B*T);
     begin_dry_run();
-    Net net = net_create(c, true, (uint64_t)opt.seed, T, 0, 0);
-    if (opt.resume) checkpoint_resume(&st, path, &net.ps);          // does it fit? before any memory is taken on its word
-    train_step(&net, &corpus, 1, x, counted, &norm);
-    net_free(&net);
+    *net = net_create(c, true, (uint64_t)opt.seed, T, 0, 0);
+    if (opt.resume) checkpoint_resume(&st, path, &net->ps);         // does it fit? before any memory is taken on its word
+    train_step(1, &norm);
+    net_free(net);
     end_dry_run(true);
-    net = net_create(c, true, (uint64_t)opt.seed, T, 0, 0);
-    printf("network: %zu parameters\n", params_count(&net.ps));
-    if (opt.resume) { checkpoint_resume(&st, path, &net.ps); st_free(&st); }
+    *net = net_create(c, true, (uint64_t)opt.seed, T, 0, 0);
+    printf("network: %zu parameters\n", params_count(&net->ps));
+    if (opt.resume) { checkpoint_resume(&st, path, &net->ps); st_free(&st); }
 
-    make_directory(opt.out);
-    if (!mine) claim_out();
-    catch_signals();
-    FILE *log = open_log(log_place.text, done);
-    double start = seconds(), loss = 0, recent = 0;
-    int first = done, seen = 0;
-    while (done < opt.steps && !interrupted) {
-        loss = train_step(&net, &corpus, ++done, x, counted, &norm);
-        recent += (loss - recent) / (++seen < 50 ? seen : 50);      // mean of about the last fifty
-        double spent = seconds() - start, rate = (done - first) / spent;
-        fprintf(log, "%d,%.6g,%.6g,%.2f\n", done, loss, norm, spent);
-        progress(done == opt.steps || interrupted, "step %6d/%d | loss %.4f | gnorm %6.3f | %7.0f tokens/s | %4.0f s left",
-                 done, opt.steps, recent, norm, rate * B * T, (opt.steps - done) / rate);
-        if (opt.save_every && done % opt.save_every == 0 && done < opt.steps) save(&net, &corpus, done, log, log_place.text);
-    }
-    double spent = seconds() - start;
-    save(&net, &corpus, done, log, log_place.text);
-    fclose(log);
-    if (interrupted) printf("interrupted: saved %s (./bd3lm train --resume --out %s goes on)\n", path, opt.out);
-    printf("train: steps=%d loss=%.4f parameters=%zu tokens_per_s=%.0f seconds=%.1f\n",
-           done, recent, params_count(&net.ps), (double)(done - first) * B * T / spent, spent);
-    net_free(&net);
-    corpus_free(&corpus);
-    free(x), free(counted);
+    Training t = {.out = opt.out, .checkpoint = path, .unit = "tokens", .claimed = mine, .resume = opt.resume, .force = opt.force, .done = done, .steps = opt.steps,
+                  .save_every = opt.save_every, .per_step = (double)B * T, .step = train_step, .save = save};
+    train_loop(&t);
+    printf("train: steps=%d loss=%.4f parameters=%zu tokens_per_s=%.0f seconds=%.1f\n", t.done, t.loss, params_count(&net->ps), t.rate, t.seconds);
+    net_free(net);
+    corpus_free(corpus);
+    free(training.x), free(training.counted);
     return 0;
 }
 

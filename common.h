@@ -6,6 +6,7 @@
 //   5 parameters param(), initialisation, AdamW with clipping and moving average
 //   6 ops        forward and backward beside each other, in the order in which a transformer block uses them
 //   7 checkpoint weights, average, moments and configuration in one safetensors file
+//   8 training   one optimiser step; the loop around it, its log, its directory
 // Letters: B batch, T positions of one sequence, C width, N = B*T rows, NH heads, HS head size, V vocabulary, G groups of modulation.
 // t is always a position. A gradient is called d + the name of its tensor and is added to.
 #pragma once
@@ -20,7 +21,7 @@
 // ---- 1. random ----------------------------------------------------------------------------------------------------------------
 // Nothing is stored but (seed, stream) and a counter: the same numbers on every device and for any number of threads.
 
-typedef enum { RNG_INIT = 1, RNG_DATA, RNG_LEVEL, RNG_DROPOUT, RNG_SAMPLE, RNG_EVAL } Purpose;
+typedef enum { RNG_INIT = 1, RNG_DATA, RNG_LEVEL, RNG_DROPOUT, RNG_SAMPLE, RNG_EVAL, RNG_NOISE } Purpose;
 typedef struct Rng { uint64_t seed, stream, index; } Rng;
 
 // A stream for one purpose and one step (or tensor, or sample): streams never overlap.
@@ -29,6 +30,11 @@ static Rng rng(uint64_t seed, Purpose purpose, uint64_t step) { return (Rng){see
 
 // uniform in [0,1)
 static double uniform(Rng *r) { Philox x = philox(r->seed, r->stream, r->index++); return unit(x.w[0], x.w[1]); }
+// N(0,1) by Box and Muller; two uniforms each, nothing is kept
+static double normal(Rng *r) {
+    double radius = sqrt(-2 * log(1 - uniform(r)));     // 1 - uniform is never 0
+    return radius * cos(6.283185307179586477 * uniform(r));
+}
 // uniform in 0..n-1
 static int below(Rng *r, int n) { return (int)(uniform(r) * n); }
 
@@ -186,6 +192,24 @@ static void device_select(const char *name) {
 #else
     die("--device cuda: this program was built without CUDA, because there was no nvcc (install the CUDA toolkit, put nvcc into PATH, make clean all)");
 #endif
+}
+
+// Threads, kernels, device and precision from the options that all programs have; writes the precision that auto stands for.
+static void select_machine(int threads, const char *on, const char **how, bool plain) {
+    threads_select(threads);
+    bool bf16 = !strcmp(*how, "bf16"), choose = !strcmp(*how, "auto");
+    if (!bf16 && !choose && strcmp(*how, "fp32")) die("--precision %s: fp32, bf16 or auto", *how);
+    precision = bf16 ? BF16 : FP32;
+#if !REAL_IS_DOUBLE
+    naive = plain;
+    if (choose && !naive && has_matrix_unit() && strcmp(on, "cuda")) precision = BF16;
+#else
+    (void)plain;
+#endif
+    device_select(on);
+    if (bf16 && device == CUDA) die("--precision bf16: not with --device cuda yet, tensor cores are not used (fp32 or auto)");
+    *how = precision == BF16 ? "bf16" : "fp32";         // what the configuration then shows
+    setvbuf(stdout, NULL, _IOLBF, 1 << 16);
 }
 
 // ---- 4. tensors and tape ------------------------------------------------------------------------------------------------------
@@ -799,4 +823,85 @@ static int checkpoint_options(const SafeTensors *st, const char *path, Option *o
     long steps_done = strtol(done, &end, 10);
     if (end == done || *end || steps_done < 0 || steps_done > 1000000000) die("%s: step '%s' is not possible", path, done);
     return (int)steps_done;
+}
+
+// ---- 8. training --------------------------------------------------------------------------------------------------------------
+
+// Backward and update, for a loss that has just been computed. Returns the loss, and the norm of the gradient; ends the program if either is not finite.
+static double optimiser_step(Params *ps, Tensor *loss, AdamW a, double *norm) {
+    zero_grad(ps);
+    backward(loss, PARAMS);
+    *norm = grad_norm(ps);                              // here the host waits for a GPU, once in a step
+    real value;
+    download(&value, loss->data, sizeof value);
+    if (!dry && !(isfinite(value) && isfinite(*norm))) {
+        const char *what, *name = first_not_finite(ps, &what);
+        die("step %d: loss %g, gradient norm %g: the first tensor that is not finite is the %s %s (try a smaller --lr)",
+            a.step, (double)value, *norm, what, name ? name : "?");
+    }
+    params_update(ps, a);
+    return (double)value;
+}
+
+// log.csv, to be written from step done + 1 on. Lines of later steps, from a run that was killed after its last checkpoint, are cut off.
+static FILE *open_log(const char *path, bool resume, int done) {
+    FILE *log = resume ? fopen(path, "r+") : NULL;
+    if (log) {
+        char line[256];
+        long keep = 0;
+        while (fgets(line, sizeof line, log) && strchr(line, '\n') && atoi(line) <= done) keep = ftell(log);
+        if (ftruncate(fileno(log), keep) || fseek(log, keep, SEEK_SET)) die("cannot write %s: %s", path, strerror(errno));
+        if (keep) return log;
+    } else if (!(log = fopen(path, "w"))) die("cannot write %s: %s", path, strerror(errno));
+    fprintf(log, "step,loss,grad_norm,seconds\n");
+    return log;
+}
+
+// Makes this the only train of the directory `out`, and refuses to overwrite. False if the directory is not there yet.
+static bool claim_out(const char *out, const char *checkpoint, bool resume, bool force) {
+    bool mine = lock_directory(out);
+    if (exists(checkpoint) && !resume && !force) die("%s is there already: --resume goes on, --force overwrites it, --out names another place", checkpoint);
+    return mine;
+}
+
+// Steps done+1..steps, or until Ctrl-C, with progress (in `unit`s, per_step of them in a step), log.csv and checkpoints on the way and at the end.
+typedef struct Training {
+    const char *out, *checkpoint, *unit;                // out: the directory, claimed with claim_out(); claimed: what that returned
+    bool claimed, resume, force;
+    int done, steps, save_every;
+    double per_step;
+    double (*step)(int step, double *norm);             // one step; returns the loss, and the norm of the gradient
+    void (*save)(int done);                             // writes the checkpoint
+    double loss, seconds, rate;                         // out: mean loss of about the last fifty steps; spent; units a second
+} Training;
+
+// The log first: whatever happens, it knows every step of the checkpoint. It is the lesser of the two, so its trouble is told second.
+static void save_both(const Training *t, int done, FILE *log, const char *log_path) {
+    int error = fflush(log) ? errno : 0;
+    t->save(done);
+    if (error) die("cannot write %s: %s", log_path, strerror(error));
+}
+static void train_loop(Training *t) {
+    Path log_place = path_in(t->out, "log.csv");
+    make_directory(t->out);
+    if (!t->claimed) claim_out(t->out, t->checkpoint, t->resume, t->force);
+    catch_signals();
+    FILE *log = open_log(log_place.text, t->resume, t->done);
+    double start = seconds(), norm;
+    int first = t->done, seen = 0;
+    while (t->done < t->steps && !interrupted) {
+        double loss = t->step(++t->done, &norm);
+        t->loss += (loss - t->loss) / (++seen < 50 ? seen : 50);
+        t->seconds = seconds() - start;
+        double steps_per_s = (t->done - first) / t->seconds;
+        t->rate = steps_per_s * t->per_step;
+        fprintf(log, "%d,%.6g,%.6g,%.2f\n", t->done, loss, norm, t->seconds);
+        progress(t->done == t->steps || interrupted, "step %6d/%d | loss %.4f | gnorm %6.3f | %7.0f %s/s | %4.0f s left",
+                 t->done, t->steps, t->loss, norm, t->rate, t->unit, (t->steps - t->done) / steps_per_s);
+        if (t->save_every && t->done % t->save_every == 0 && t->done < t->steps) save_both(t, t->done, log, log_place.text);
+    }
+    t->seconds = seconds() - start;
+    save_both(t, t->done, log, log_place.text);
+    fclose(log);
+    if (interrupted) printf("interrupted: saved %s (./%s train --resume --out %s goes on)\n", t->checkpoint, program_name, t->out);
 }

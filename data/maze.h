@@ -246,8 +246,6 @@ static void controller_aim(Controller *c, const Maze *m, Rng *r, const double po
 
 // ---- the data -----------------------------------------------------------------------------------------------------------------
 
-static double normal(Rng *r) { double u = 1 - uniform(r); return sqrt(-2 * log(u)) * cos(6.28318530717958647693 * uniform(r)); }       // Box-Muller
-
 // a position: any free cell, each as likely as the others, + U(-0.1, 0.1)
 static void maze_place(const Maze *m, Rng *r, double position[2]) {
     int nth = below(r, m->free), s = 0;

@@ -4,7 +4,7 @@
 //   series_covariates() lags, one number for each series, calendar: as the official code of Diffusion Forcing has them
 //   baselines           last_value(), seasonal_naive(), var1(): samples of what follows
 // t = 0 is the row below the names. Dates are UTC; gaps between them are allowed and not filled: a lag counts rows.
-// common.h stands before this file: rng(), uniform(), below().
+// common.h stands before this file: uniform(), normal(), below().
 #pragma once
 #include "../io.h"
 #include <limits.h>
@@ -131,11 +131,6 @@ static Series series_read(const char *path) {
 }
 
 // ---- 2. frequency, split, covariates ------------------------------------------------------------------------------------------
-
-static double normal(Rng *r) {                          // N(0,1) by Box and Muller; two uniforms each, nothing is kept
-    double u = 1 - uniform(r);
-    return sqrt(-2 * log(u)) * cos(6.283185307179586477 * uniform(r));
-}
 
 static int calendar_value(Calendar what, time_t date) {
     struct tm d;

@@ -43,31 +43,32 @@ static void train(const Size *z) {
     Rng r = rng(1, RNG_DATA, 0);
     for (size_t i = 0; i < c.n[TRAIN]; i++) c.id[TRAIN][i] = below(&r, z->symbols);
     opt.layers = z->layers, opt.width = z->width, opt.heads = z->heads, opt.length = z->T, opt.block = z->block, opt.batch = z->B;
-    int *x = NEW(int, z->B * z->T), *counted = NEW(int, z->B * z->T);
+    training.x = NEW(int, z->B * z->T), training.counted = NEW(int, z->B * z->T), training.corpus = c;
     double norm, best = 1e30;
     NetConfig config = net_config(&c.vocab);
+    Net *net = &training.net;
     begin_dry_run();
-    Net net = net_create(config, true, 1, z->T, 0, 0);
-    train_step(&net, &c, 1, x, counted, &norm);
-    net_free(&net);
+    *net = net_create(config, true, 1, z->T, 0, 0);
+    train_step(1, &norm);
+    net_free(net);
     end_dry_run(false);
-    net = net_create(config, true, 1, z->T, 0, 0);
-    train_step(&net, &c, 1, x, counted, &norm);
+    *net = net_create(config, true, 1, z->T, 0, 0);
+    train_step(1, &norm);
     memset(charged, 0, sizeof charged);
     double all = 0;
     for (int s = 2; s < 2 + z->steps; s++) {
         double from = seconds();
-        train_step(&net, &c, s, x, counted, &norm);
+        train_step(s, &norm);
         double took = seconds() - from;
         all += took;
         if (took < best) best = took;
     }
     double products = sum_of("linear"), attention = sum_of("attention");
     printf("train %-4s %7.0f tokens/s | products %2.0f %%, attention %2.0f %%, the rest %2.0f %% | %.2f GB of tensors, %zu parameters\n", z->name, z->B * z->T / best,
-           100 * products / all, 100 * attention / all, 100 * (all - products - attention) / all, (double)(persistent.size + per_step.size) * 1e-9, params_count(&net.ps));
+           100 * products / all, 100 * attention / all, 100 * (all - products - attention) / all, (double)(persistent.size + per_step.size) * 1e-9, params_count(&net->ps));
     print_shares(all);
-    net_free(&net);
-    free(c.id[TRAIN]), free(x), free(counted);
+    net_free(net);
+    free(c.id[TRAIN]), free(training.x), free(training.counted);
 }
 
 // One text of `blocks` blocks after the window is full, first-hitting with the cache, as `sample` writes it; an untrained network takes as long.
