@@ -6,10 +6,11 @@
 #include "check.h"
 
 // The only inputs that a file's configuration makes meaningless: with clip_min = 1 everything is masked, whatever the uniforms are; with eta = 0 no noise
-// is added; a way of one cell has no waypoint that could be moved.
+// is added; a way of one cell has no waypoint that could be moved; rewards and actions are not part of every token.
 static bool unused(const SafeTensors *st, const StTensor *t) {
     const char *kind = st_meta(st, "kind"), *low = st_meta(st, "clip_min"), *eta = st_meta(st, "eta");
     return (!strcmp(kind, "bd3_noise") && strtod(low, NULL) >= 1 && !strcmp(t->name, "in.u_mask")) || (eta && strtod(eta, NULL) == 0 && !strcmp(t->name, "in.noise"))
+        || (!strcmp(t->name, "in.rewards") && !strcmp(st_meta(st, "use_reward"), "0")) || (!strcmp(t->name, "in.actions") && !*st_meta(st, "action_mean"))
         || (!strcmp(kind, "df_waypoints") && !strncmp(t->name, "in.u_", 5) && t->shape[0] == 1);
 }
 
