@@ -459,7 +459,7 @@ static const Task tasks[] = {
         {{"tokens", "30"}, {"frames", "10"}, {"schedule", "linear"}, {"state", "64"}, {"width", "128"}, {"batch", "64"}, {"samples", "8"}, {"lr", "5e-4"}, {"layers", "3"},
          {"transformer:layers", "4"}, {"transformer:weight", "min_snr"}, {"transformer:channels", "positions"}}},
     {"video", video_open, video_batch, video_sample, video_evaluate,
-        {{"net", "transformer"}, {"causal", "1"}, {"tokens", "20"}, {"width", "128"}, {"layers", "4"}, {"batch", "32"}, {"objective", "pred_v"}, {"weight", "fused_snr"}, {"schedule", "cosine"},
+        {{"net", "transformer"}, {"causal", "1"}, {"tokens", "20"}, {"width", "128"}, {"layers", "4"}, {"batch", "32"}, {"weight", "fused_snr"}, {"schedule", "cosine"},
          {"matrix", "autoregressive"}, {"samples", "4"}, {"stabilise", "15"}, {"rnn:state", "128"}, {"rnn:width", "256"}, {"rnn:causal", "0"}}},
     {"series", series_open, series_batch, series_sample, series_evaluate,
         {{"tokens", "14"}, {"context", "7"}, {"cells", "4"}, {"layers", "1"}, {"state", "128"}, {"width", "128"}, {"level-width", "32"}, {"objective", "pred_v"}, {"batch", "64"}, {"eta", "1"},

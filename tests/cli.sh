@@ -146,7 +146,8 @@ expect 0 '' $train --steps 12 --precision bf16 --threads ${two:-1} --out "$dir/b
 says 'precision=bf16'
 expect 0 '' $train --steps 12 --precision bf16 --threads 1 --out "$dir/bf16_1"
 if cmp -s "$dir/bf16/bd3lm.safetensors" "$dir/bf16_1/bd3lm.safetensors"; then ok; else fail "bf16: 1 and 2 threads differ"; fi
-if cmp -s "$dir/bf16/bd3lm.safetensors" "$dir/whole/bd3lm.safetensors"; then fail "bf16 changes nothing"; else ok; fi
+expect 0 '' $train --steps 12 --precision fp32 --threads 1 --out "$dir/fp32"
+if cmp -s "$dir/bf16/bd3lm.safetensors" "$dir/fp32/bd3lm.safetensors"; then fail "bf16 changes nothing"; else ok; fi
 expect 1 'fp32, bf16 or auto' $train --steps 2 --precision half --out "$dir/half"
 expect 0 '' ./bd3lm sample --out "$dir/whole" --samples 900 --chars 8
 expect 0 '' ./bd3lm --help
