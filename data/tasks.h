@@ -293,7 +293,9 @@ static void maze_sample(void) {
     Maze *m = &data.maze;
     int wide = m->columns * CELL + 4, high = m->rows * CELL + 4, shown = B < 6 ? B : 6;
     Picture p = picture_create((STAGES - 1) * wide, shown * high, 0xffffff);
-    FILE *csv = create_csv("maze.csv", "plan,stage,t,x,y");
+    FILE *csv = create_csv("maze.csv", "kind,plan,stage,t,x,y");
+    for (int c = 0; c < m->rows * m->columns; c++) if (m->cell[c] == '#') fprintf(csv, "wall,,,,%.1f,%.1f\n", c / m->columns - 0.2, c % m->columns - 0.2);     // their middles
+    for (int b = 0; b < B; b++) fprintf(csv, "start,%d,,,%.4f,%.4f\ngoal,%d,,,%.4f,%.4f\n", b, e[b].ball.q[0], e[b].ball.q[1], b, e[b].target[0], e[b].target[1]);
     for (int b = 0; b < B; b++) for (int stage = 1; stage < STAGES; stage++) {
         double left = (stage - 1) * wide, top = b * high, last[2] = {e[b].ball.q[0], e[b].ball.q[1]};
         #define PX(q) (left + ((q)[1] + 0.7) * CELL)
@@ -302,7 +304,7 @@ static void maze_sample(void) {
             picture_box(&p, left + s % m->columns * CELL, top + s / m->columns * CELL, left + (s % m->columns + 1) * CELL, top + (s / m->columns + 1) * CELL, 0xb0b0b0);
         for (int i = 0; i < H*fs; i++) {
             const double *q = stages.x + ((size_t)stage*(size_t)B + (size_t)b) * (size_t)(H*fs*2) + 2*i;
-            fprintf(csv, "%d,%d,%d,%.4f,%.4f\n", b, stage, i, q[0], q[1]);
+            fprintf(csv, "plan,%d,%d,%d,%.4f,%.4f\n", b, stage, i, q[0], q[1]);
             unsigned red = (unsigned)(255.0 * i / (H*fs));
             if (b < shown) picture_line(&p, PX(last), PY(last), PX(q), PY(q), 1.5, red << 16 | 0x2000 | (255 - red));
             last[0] = q[0], last[1] = q[1];
@@ -454,7 +456,7 @@ static void series_sample(void) { series_run(true); }
 static void series_evaluate(void) { series_run(false); }
 
 static const Task tasks[] = {
-    {"cross", cross_open, cross_batch, cross_sample, cross_evaluate, {{"samples", "32"}, {"sampling-steps", "50"}}},
+    {"cross", cross_open, cross_batch, cross_sample, cross_evaluate, {{"samples", "32"}, {"matrix", "autoregressive"}}},
     {"maze2d", maze_task_open, maze_batch, maze_sample, maze_evaluate,
         {{"tokens", "30"}, {"frames", "10"}, {"schedule", "linear"}, {"state", "64"}, {"width", "128"}, {"batch", "64"}, {"samples", "8"}, {"lr", "5e-4"}, {"layers", "3"},
          {"transformer:layers", "4"}, {"transformer:weight", "min_snr"}, {"transformer:channels", "positions"}}},
