@@ -1,5 +1,5 @@
 # A menu. The two commands that most people need:
-#   make demo      sets everything up, trains a small block diffusion model and prints what it writes (one to four minutes on two cores)
+#   make demo      sets everything up, trains a small block diffusion model and prints what it writes, then draws what Diffusion Forcing plans and films (two to six minutes on two cores)
 #   make test      proves the programs right (two to four minutes, building included)
 # Variables: CC=clang  OMP=0 (no OpenMP)  NVCC= (no CUDA)  CUDA_ARCH=sm_90  ARCH= (baseline instructions, runs on any machine of this family)
 
@@ -73,13 +73,18 @@ data:
 	@sh data/get.sh kjv
 
 STEPS = 3000
-# set-up, data, build, training, a text written before your eyes, and how good it is: one to four minutes on two cores      make demo STEPS=100
+# set-up, data, build, training, a text written before your eyes, and how good it is; then paths, plans and videos of Diffusion Forcing, as pictures:
+# two to six minutes on two cores      make demo STEPS=100
 demo: setup
 	@sh data/get.sh kjv || { echo "without the corpus the demo trains on README.md and NOTES.md"; mkdir -p $(BUILD); cat README.md NOTES.md > $(BUILD)/text.txt; }
 	@$(MAKE) --no-print-directory all
 	@text=data/cache/kjv.txt; [ -s $$text ] || text=$(BUILD)/text.txt; ./bd3lm train --data $$text --out out/demo --force --steps $(STEPS) --clip-min 0.45
 	@watch=; [ -t 1 ] && watch=--watch; ./bd3lm sample --out out/demo --chars 600 --prompt 'In the beginning' $$watch
 	@./bd3lm sample --out out/demo --samples 16 --quality > out/demo/samples.txt; echo '16 texts of 512 characters (out/demo/samples.txt) beside held-out text:'; tail -n 2 out/demo/samples.txt
+	@./df train --task cross --out out/demo-cross --force --steps $$(($(STEPS) / 3)) && ./df sample --task cross --out out/demo-cross
+	@./df train --task maze2d --out out/demo-maze --force --steps $$(($(STEPS) / 5)) --lr 1e-3 && ./df sample --task maze2d --out out/demo-maze --guidance 3
+	@./df train --task video --out out/demo-video --force --steps $$(($(STEPS) / 5)) --lr 2e-3 && ./df sample --task video --out out/demo-video --length 200
+	@sh figures/demo.sh
 
 # this machine's peaks, every kernel beside them, training and sampling of three sizes, PyTorch where it is installed; two to six minutes
 #      make bench
