@@ -110,8 +110,8 @@ clean:
 # ---- tests --------------------------------------------------------------------------------------------------------------------
 # The plain kernels in double are the oracle of parity, and let gradients be checked to 1e-7.
 DOUBLE = -Dreal=double
-TESTS  = $(BUILD)/test_common $(BUILD)/test_video $(BUILD)/test_series $(BUILD)/test_maze $(BUILD)/test_ops $(BUILD)/test_bd3lm64 $(BUILD)/test_bd3lm $(BUILD)/test_check_bd3lm $(BUILD)/test_check_df $(PROGRAMS:%=$(BUILD)/%64) $(BUILD)/poison $(BUILD)/fuzz
-TEST_HEADERS = $(HEADERS) tests/check.h
+TESTS  = $(BUILD)/test_common $(BUILD)/test_video $(BUILD)/test_series $(BUILD)/test_maze $(BUILD)/test_ops $(BUILD)/test_bd3lm64 $(BUILD)/test_bd3lm $(BUILD)/test_df64 $(BUILD)/test_df $(BUILD)/test_check_bd3lm $(BUILD)/test_check_df $(PROGRAMS:%=$(BUILD)/%64) $(BUILD)/poison $(BUILD)/fuzz
+TEST_HEADERS = $(HEADERS) tests/check.h tests/allocations.h
 
 $(BUILD)/cpu64.so: cpu_kernels.c kernels.h $(BUILD)/flags
 	$(CC) $(CFLAGS) $(DOUBLE) -fPIC -shared $< -o $@ $(LDLIBS)
@@ -130,9 +130,9 @@ $(BUILD)/test_emu: tests/test_emu.cu tests/cuda_emu.h tests/check.h $(BUILD)/fla
 	$(CXX) $(EMU_FLAGS) -x c++ $< -o $@
 $(BUILD)/test_ops: tests/test_ops.c $(BUILD)/cpu64.o $(TEST_HEADERS) $(BUILD)/flags
 	$(CC) $(CFLAGS) $(DOUBLE) $< $(BUILD)/cpu64.o -o $@ $(LDLIBS)
-$(BUILD)/test_bd3lm64: tests/test_bd3lm.c bd3lm.c $(BUILD)/cpu64.o $(TEST_HEADERS) $(BUILD)/flags
+$(PROGRAMS:%=$(BUILD)/test_%64): $(BUILD)/test_%64: tests/test_%.c %.c $(BUILD)/cpu64.o $(TEST_HEADERS) $(BUILD)/flags
 	$(CC) $(CFLAGS) $(DOUBLE) $< $(BUILD)/cpu64.o -o $@ $(LDLIBS) -ldl
-$(BUILD)/test_%: tests/test_%.c bd3lm.c $(KERNELS) $(TEST_HEADERS) $(BUILD)/flags
+$(BUILD)/test_%: tests/test_%.c $(PROGRAMS:%=%.c) $(KERNELS) $(TEST_HEADERS) $(BUILD)/flags
 	$(CC) $(CFLAGS) $< $(KERNELS) -o $@ $(LDLIBS) -ldl
 # the fuzzer wants sanitizers; a compiler without them must do
 SANITIZE = $(if $(call accepts,-fsanitize=address -fsanitize=undefined),-O1 -g -fsanitize=address -fsanitize=undefined -fno-sanitize-recover=undefined)

@@ -18,6 +18,8 @@ part $build/test_video "$scratch"
 part $build/test_ops
 part $build/test_bd3lm64
 part $build/test_bd3lm
+part $build/test_df64
+part $build/test_df
 part ./bd3lm check $supported
 part ./bd3lm check --naive $supported
 part $build/bd3lm64 check $supported

@@ -2,23 +2,7 @@
 #define TESTING
 #include "../bd3lm.c"
 #include "check.h"
-
-// Every allocation of the program and of the C library on its behalf is counted, where the C library lets us stand in its way. Not those of clang's
-// OpenMP library, which keeps books of its own about every parallel loop.
-#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__)
-#define COUNTS_ALLOCATIONS 1
-#include <dlfcn.h>
-static long allocations;
-static bool counting;
-extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t);
-static void count_allocation(void *caller) {
-    Dl_info from;
-    if (counting && !(dladdr(caller, &from) && from.dli_fname && strstr(from.dli_fname, "/libomp"))) allocations++;
-}
-void *malloc(size_t bytes)              { count_allocation(__builtin_return_address(0)); return __libc_malloc(bytes); }
-void *calloc(size_t n, size_t bytes)    { count_allocation(__builtin_return_address(0)); return __libc_calloc(n, bytes); }
-void *realloc(void *old, size_t bytes)  { count_allocation(__builtin_return_address(0)); return __libc_realloc(old, bytes); }
-#endif
+#include "allocations.h"
 
 // Laws and errors take hundreds of thousands of small passes: too slow where the memory of tensors is opened and closed around every kernel, and the
 // code that they run is run there by the other tests and by tests/long.sh.

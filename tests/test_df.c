@@ -1,0 +1,446 @@
+// test_df.c: the method's equalities. Compiled twice: in double (gradients, sharp bounds) and in float with the fast kernels (the bits that programs run).
+#define TESTING
+#include "../df.c"
+#include "check.h"
+#include "allocations.h"
+
+static const double TIGHT = REAL_IS_DOUBLE ? 1e-11 : 5e-5;
+
+// The largest difference so far; a NaN stays
+static double worst_of(double worst, double diff) { return isnan(worst) || diff <= worst ? worst : diff; }
+// n numbers against others, by the largest of these
+static bool close_to(const char *what, const real *got, const real *want, size_t n, double bound) {
+    double worst = 0, largest = 0;
+    for (size_t i = 0; i < n; i++) worst = worst_of(worst, fabs((double)got[i] - (double)want[i])), largest = fmax(largest, fabs((double)want[i]));
+    return CHECK(largest > 0 && worst <= bound * largest, "%s: %g of %g", what, worst, largest);
+}
+static bool same_bits(const real *a, const real *b, size_t n) { return !memcmp(a, b, n * sizeof(real)); }
+
+// ---- small networks with odd sizes ------------------------------------------------------------------------------------------------
+enum { LEVELS = 50 };
+static NetConfig rnn(int C, int G, int E, int first) {
+    return (NetConfig){.recurrent = true, .C = C, .E = E, .Z = 8, .W = 10, .N = 6, .M = 2, .G = G, .first = first, .K = LEVELS, .window = 8};
+}
+static NetConfig transformer(int C, bool causal, int P, int E) {
+    return (NetConfig){.causal = causal, .C = C, .E = E, .d = 12, .NH = 2, .ff = 14, .NL = 2, .P = P, .K = LEVELS, .window = 8};
+}
+static void memory_of_a_step(void) { arena_take(&per_step, 192 << 20); }
+
+// With all parameters moved: nothing is zero
+static Net make_net(NetConfig c, int cache_B, uint64_t seed) {
+    Net n = {0};
+    begin_dry_run();
+    n = net_create(c, true, seed, cache_B);
+    net_free(&n);
+    memory_of_a_step();
+    end_dry_run(false);
+    n = net_create(c, true, seed, cache_B);
+    real *x = NEW(real, n.ps.size);
+    Rng r = rng(seed, RNG_INIT, 999);
+    download(x, n.ps.data, n.ps.size * sizeof(real));
+    for (size_t i = 0; i < n.ps.size; i++) x[i] += (real)(0.4*uniform(&r) - 0.2);
+    upload(n.ps.data, x, n.ps.size * sizeof(real));
+    free(x);
+    return n;
+}
+static real *to_host(const Tensor *t) { real *x = NEW(real, count(t)); download(x, t->data, count(t) * sizeof(real)); return x; }
+static real *randoms(size_t n, uint64_t stream) {
+    real *x = NEW(real, n);
+    Rng r = rng(1, RNG_DATA, stream);
+    for (size_t i = 0; i < n; i++) x[i] = (real)normal(&r);
+    return x;
+}
+
+// The prediction for tokens 0..n-1 of arrays of T tokens (B,T,.), from the start, with no cache -> (B,n,C) on the host
+static real *predict(Net *net, const real *x, const int *k, const real *cond, const real *first, int B, int T, int n) {
+    NetConfig c = net->c;
+    begin_step(), tape.off = true;
+    real *px = HOST(real, B*n*c.C), *pc = HOST(real, B*n*c.E + 1);
+    int *pk = HOST(int, B*n);
+    for (int b = 0; b < B; b++) {
+        memcpy(px + b*n*c.C, x + b*T*c.C, (size_t)(n*c.C) * sizeof(real)), memcpy(pk + b*n, k + b*T, (size_t)n * sizeof(int));
+        if (c.E) memcpy(pc + b*n*c.E, cond + b*T*c.E, (size_t)(n*c.E) * sizeof(real));
+    }
+    State state = {.z = c.recurrent ? rnn_start(net, on_device(c.first ? first : NULL, B, 1, c.first, "first"), B) : NULL};
+    real *out = to_host(net->run(net, (Input){.x = on_device(px, B, n, c.C, "x"), .cond = on_device(c.E ? pc : NULL, B, n, c.E, "cond"), .k = pk}, &state));
+    tape.off = false;
+    return out;
+}
+
+// x0 and eps as the textbook has them, from the prediction p for a token x that has the part ab of its signal
+static void textbook(double *x0, double *eps, Objective o, double ab, double x, double p) {
+    double signal = sqrt(ab), noise = sqrt(1 - ab);
+    *x0 = o == PRED_X0 ? p : o == PRED_NOISE ? (x - noise * p) / signal : signal * x - noise * p;
+    *eps = o == PRED_NOISE ? p : o == PRED_X0 ? (x - signal * p) / noise : noise * x + signal * p;
+}
+
+// Noise that is known: list[i] for draw i
+static real *noise_list;
+static const real *listed_noise(Sampler *s) { return noise_list + (size_t)s->draws++ * (size_t)(s->B * s->T * s->net->c.C); }
+
+static Sampling plainly(Objective o, MatrixKind matrix, int S, double u, double eta) {
+    return (Sampling){.objective = o, .matrix = matrix, .S = S, .u = u, .eta = eta, .shown = -1, .level = level_of, .matrix_rows = matrix_rows, .matrix_entry = matrix_entry, .draw = draw_noise};
+}
+
+// ---- levels and weights -------------------------------------------------------------------------------------------------------------
+static void test_levels(void) {
+    // S steps of exactly K/S levels, rounded down: the level is the largest below index K/S
+    for (int K = 7; K <= 1000; K = K < 20 ? K + 1 : K * 3 - 1)
+        for (int S = 1; S <= K; S += S < 130 ? 1 : 37)
+            for (int i = 0; i <= S; i++) {
+                long level = level_of(i, S, K);
+                bool ok = S * (level + 1) <= (long)i * K && (long)i * K < S * (level + 2) && (i == 0 || level_of(i - 1, S, K) < level) && (i < S || level == K - 1) && (i > 0 || level == -1);
+                if (!ok) CHECK(ok, "K %d S %d index %d: level %ld", K, S, i, level);
+            }
+    CHECK(level_of(15, 60, 1000) == 249 && level_of(27, 60, 1000) == 449 && coded_level(15, 60, 1000) == 248, "%d", level_of(15, 60, 1000));
+
+    // DDPM is DDIM with eta = 1 and one level a step: x = sqrt(ab) x0 + sqrt(1 - ab) eps has the same mean, and the same variance
+    for (int kind = 0; kind < SCHEDULES; kind++) {
+        Schedule s = schedule_create((ScheduleKind)kind, 1000);
+        for (int k = 0; k < s.K; k++) {
+            double x0, eps, fresh, of_x0, of_x, sd, from = alpha_bar(&s, k), to = alpha_bar(&s, k - 1);
+            ddim(&x0, &eps, &fresh, from, to, 1), ddpm(&of_x0, &of_x, &sd, &s, k);
+            CHECK_CLOSE("DDPM and DDIM: of x0", of_x0 + of_x * sqrt(from), x0, 1e-10);
+            CHECK_CLOSE("DDPM and DDIM: of eps", of_x * sqrt(1 - from), eps, 1e-10);
+            CHECK_CLOSE("DDPM and DDIM: standard deviation", sd, fresh, 1e-10);
+            for (double eta = 0; eta <= 1; eta += 0.25) {
+                ddim(&x0, &eps, &fresh, from, to, eta);
+                CHECK_CLOSE("a DDIM step has the noise of its level", eps*eps + fresh*fresh, 1 - to, 1e-12);
+                CHECK_CLOSE("and its signal", x0*x0, to, 1e-12);
+            }
+        }
+        schedule_free(&s);
+    }
+}
+static void test_weights(void) {
+    // by hand: snr 4, 1, 1/4 with C = 2, so n = 1, 1/2, 1/8; gamma 1/2: history 0, 1/2, 1/2, or with `first` 0, 1, 3/4
+    double ab[] = {0.8, 0.5, 0.2}, w[3];
+    static const double want[3][OBJECTIVES][3] = {              // min-SNR; fused; fused, first
+        {{0.5, 1, 1}, {2, 1, 0.25}, {0.4, 0.5, 0.2}},
+        {{0.5, 1, 1}, {2, 1.5, 1.125}, {0.4, 0.6, 1.125/2.125}},
+        {{0.5, 1, 1}, {2, 2, 1.5625}, {0.4, 2.0/3, 1.5625/2.5625}}};
+    Schedule s = {3, NULL, ab};
+    for (int how = 0; how < 3; how++)
+        for (int o = 0; o < OBJECTIVES; o++) {
+            begin_step();
+            token_weights(w, how ? FUSED_SNR : MIN_SNR, (int[]){0, 1, 2}, 1, 3, &s, (Objective)o, 0.5, 2, how == 2);
+            for (int t = 0; t < 3; t++) CHECK_CLOSE("weight by hand", w[t], want[how][o][t], 1e-12);
+        }
+    begin_step();
+    token_weights(w, UNIFORM_WEIGHT, (int[]){0, 1, 2}, 1, 3, &s, PRED_V, 0.5, 2, false);
+    CHECK(w[0] == 1 && w[1] == 1 && w[2] == 1, "%g %g %g", w[0], w[1], w[2]);
+
+    // sequences do not see each other's history
+    double both[6];
+    begin_step();
+    token_weights(both, FUSED_SNR, (int[]){2, 2, 0, 0, 1, 2}, 2, 3, &s, PRED_X0, 0.5, 2, true);
+    for (int t = 0; t < 3; t++) CHECK_CLOSE("weight in the second sequence", both[3 + t], want[2][PRED_X0][t], 1e-12);
+
+    // numbers of the official code: the history begins as the first signal, and is multiplied by gamma once more where it is used
+    static const int k[] = {100, 900, 500, 14, 999};
+    static const double history[] = {0, 1, .900811, .830598, .847538},
+        coded[OBJECTIVES][5] = {{.208331, 1, 1, .087052, 1}, {5, 4.504057, 4.241671, 5, 3.813922}, {.199998, .818316, .809221, .085563, .792269}};
+    Schedule sig = schedule_create(SCHEDULE_SIGMOID, 1000);
+    double n[5], h[5];
+    for (int t = 0; t < 5; t++) n[t] = fmin(snr(&sig, k[t]), 5) / 5;
+    signal_history(h, n, 5, 0.9, true);
+    for (int t = 0; t < 5; t++) {
+        CHECK_CLOSE("history of the official example", h[t], history[t], 1e-6);
+        for (int o = 0; o < OBJECTIVES; o++) CHECK_CLOSE("weight of the official example", snr_weight((Objective)o, snr(&sig, k[t]), coded_history(h[t], 0.9), 5), coded[o][t], 2e-6);
+    }
+    schedule_free(&sig);
+}
+
+// the levels of training: uniform, independent from token to token and from sequence to sequence; full: one for each sequence
+static double chi_square(const int *counts, int n) {
+    double total = 0, x = 0;
+    for (int i = 0; i < n; i++) total += counts[i];
+    for (int i = 0; i < n; i++) x += pow(counts[i] - total / n, 2) / (total / n);
+    return x;
+}
+static void test_draws(void) {
+    enum { B = 20000, T = 4, K = 8 };
+    int *k = NEW(int, B*T);
+    for (int noise = 0; noise < NOISES; noise++) {
+        Rng r = rng(3, RNG_LEVEL, (uint64_t)noise);
+        int one[K] = {0}, tokens[K*K] = {0}, sequences[K*K] = {0}, ends[K*K] = {0}, differ = 0;
+        draw_levels(k, (Noise)noise, B, T, K, &r);
+        for (int i = 0; i < B*T; i++) {
+            bool ok = k[i] >= 0 && k[i] < K;
+            if (!ok) { CHECK(ok, "level %d", k[i]); return; }
+            if (noise != FULL || i % T == 0) one[k[i]]++;
+        }
+        for (int b = 0; b < B; b++) {
+            int *mine = k + b*T;
+            tokens[mine[0]*K + mine[1]]++, ends[mine[0]*K + mine[T - 1]]++;
+            if (b % 2) sequences[mine[-T]*K + mine[0]]++;
+            for (int t = 1; t < T; t++) differ += mine[t] != mine[0];
+        }
+        // a chi-square variable of n degrees of freedom is n +- sqrt(2n): bounds of five standard deviations
+        double d1 = K - 1, d2 = K*K - 1;
+        CHECK(chi_square(one, K) <= d1 + 5*sqrt(2*d1), "%s: levels, chi-square %g", noise_name[noise], chi_square(one, K));
+        CHECK(chi_square(sequences, K*K) <= d2 + 5*sqrt(2*d2), "%s: two sequences, chi-square %g", noise_name[noise], chi_square(sequences, K*K));
+        if (noise == FULL) { CHECK(differ == 0, "%d tokens have a level of their own", differ); continue; }
+        CHECK(chi_square(tokens, K*K) <= d2 + 5*sqrt(2*d2), "%s: tokens 0 and 1, chi-square %g", noise_name[noise], chi_square(tokens, K*K));
+        CHECK(chi_square(ends, K*K) <= d2 + 5*sqrt(2*d2), "%s: first and last token, chi-square %g", noise_name[noise], chi_square(ends, K*K));
+    }
+    free(k);
+}
+
+// ---- the schedule of sampling ---------------------------------------------------------------------------------------------------------
+static void test_matrices(void) {
+    static const double us[] = {0, 0.3, 0.5, 1, 2, 2.5, 7};
+    for (int kind = 0; kind < MATRICES; kind++)
+        for (int T = 1; T <= 9; T++)
+            for (int S = 1; S <= 12; S += S < 3 ? 1 : 4)
+                for (int i = 0; i < 7; i++) {
+                    double u = us[i];
+                    int rows = matrix_rows((MatrixKind)kind, T, S, u);
+                    bool begins = true, falls = true, ends = true, some = true, late = true;
+                    for (int t = 0; t < T; t++) {
+                        begins = begins && matrix_entry((MatrixKind)kind, 0, t, T, S, u) == S, ends = ends && matrix_entry((MatrixKind)kind, rows - 1, t, T, S, u) == 0;
+                        for (int m = 1; m < rows; m++) {
+                            int by = matrix_entry((MatrixKind)kind, m - 1, t, T, S, u) - matrix_entry((MatrixKind)kind, m, t, T, S, u);
+                            falls = falls && (by == 0 || by == 1);
+                            // token t begins with the first row from t u on (from both ends: the nearer one)
+                            double wait = kind == FULL_SEQUENCE ? 0 : kind == AUTOREGRESSIVE ? t * S : u * (kind == TRAPEZOID && T - 1 - t < t ? T - 1 - t : t);
+                            late = late && (by == 1) == (m > floor(wait) && m <= floor(wait) + S);
+                        }
+                    }
+                    int m = rows - 2, moves = 0;                    // no row too many
+                    for (int t = 0; t < T; t++) moves += matrix_entry((MatrixKind)kind, m, t, T, S, u) > 0;
+                    some = moves > 0;
+                    CHECK(begins && falls && ends && some && late, "%s T %d S %d u %g: begins at S %d, falls by 0 or 1 %d, ends at 0 %d, without a row too many %d, in its turn %d",
+                          matrix_name[kind], T, S, u, begins, falls, ends, some, late);
+                }
+    for (int T = 1; T <= 9; T++) for (int S = 1; S <= 12; S++) {
+        int rows = matrix_rows(AUTOREGRESSIVE, T, S, 0);
+        bool pyramid = rows == matrix_rows(PYRAMID, T, S, S), full = S + 1 == matrix_rows(PYRAMID, T, S, 0);
+        for (int m = 0; m < rows; m++) for (int t = 0; t < T; t++) {
+            pyramid = pyramid && matrix_entry(PYRAMID, m, t, T, S, S) == matrix_entry(AUTOREGRESSIVE, m, t, T, S, 3);
+            full = full && matrix_entry(PYRAMID, m, t, T, S, 0) == matrix_entry(FULL_SEQUENCE, m, t, T, S, 3);
+        }
+        CHECK(pyramid && full && rows == T*S + 1, "T %d S %d: u = S is autoregressive %d, u = 0 is the full sequence %d", T, S, pyramid, full);
+    }
+}
+
+// ---- all tokens at one level: DDIM and DDPM as everywhere ------------------------------------------------------------------------------
+static void test_ordinary(void) {
+    enum { B = 2, T = 5, C = 3, S = 7, N = B*T*C };
+    Schedule s = schedule_create(SCHEDULE_LINEAR, LEVELS);
+    noise_list = randoms((size_t)LEVELS * N, 11);
+    real *cond = randoms(B*T*2, 12), *start = randoms(N, 13);
+    for (int kind = 0; kind < 3; kind++) {
+        Net n = make_net(kind == 0 ? rnn(C, 2, 2, 0) : transformer(C, kind == 1, 1, 2), kind == 1 ? B : 0, 5);
+        for (int o = 0; o < OBJECTIVES; o++)
+            for (int way = 0; way < 4; way++) {                     // eta 0, 1/2, 1; DDPM
+                Sampling how = plainly((Objective)o, way == 3 ? PYRAMID : FULL_SEQUENCE, way == 3 ? LEVELS : S, 0, way == 3 ? 0 : way / 2.0);
+                how.ddpm = way == 3, how.draw = listed_noise;
+                Sampler p = sampler_create(&n, &s, how, B, T, 1);
+                memcpy(p.x, start, N * sizeof(real)), memcpy(p.cond, cond, B*T*2 * sizeof(real));
+                if (n.c.recurrent) sampler_start(&p, NULL);
+                roll_out(&p, T);
+
+                real x[N];
+                int steps = how.S, k[B*T];
+                memcpy(x, start, sizeof x);
+                for (int i = steps, row = 0; i > 0; i--, row++) {
+                    int level = i * LEVELS / steps - 1, to = (i - 1) * LEVELS / steps - 1;
+                    double a = s.alpha_bar[level], b = to < 0 ? 1 : s.alpha_bar[to], sigma = how.eta * sqrt((1 - b) / (1 - a)) * sqrt(1 - a/b);
+                    for (int j = 0; j < B*T; j++) k[j] = level;
+                    real *prediction = predict(&n, x, k, cond, NULL, B, T, T);
+                    for (int j = 0; j < N; j++) {
+                        double x0, eps, z = (double)noise_list[row*N + j];
+                        textbook(&x0, &eps, (Objective)o, a, (double)x[j], (double)prediction[j]);
+                        if (way < 3) x[j] = (real)(sqrt(b) * x0 + sqrt(fmax(0, 1 - b - sigma*sigma)) * eps + sigma * z);
+                        else {                                      // Ho et al. 2020, Algorithm 2
+                            double beta = s.beta[level];
+                            x[j] = (real)((((double)x[j] - beta / sqrt(1 - a) * eps) / sqrt(1 - beta)) + sqrt(beta * (1 - b) / (1 - a)) * z);
+                        }
+                    }
+                    free(prediction);
+                }
+                char what[80];
+                snprintf(what, sizeof what, "one level: network %d, %s, way %d", kind, objective_name[o], way);
+                close_to(what, p.x, x, N, REAL_IS_DOUBLE ? 1e-10 : 2e-3);
+                CHECK(p.rows == steps && p.draws == (way ? steps : 0), "%ld rows, %ld draws", p.rows, p.draws);
+                sampler_free(&p);
+            }
+        net_free(&n);
+    }
+    free(noise_list), free(cond), free(start), schedule_free(&s);
+}
+
+// ---- who influences whom, to the bit -----------------------------------------------------------------------------------------------
+static void test_influence(void) {
+    enum { B = 2, T = 6 };
+    for (int kind = 0; kind < 5; kind++) {
+        bool patches = kind == 2 || kind == 4, causal = kind < 3;
+        int C = patches ? 8 : 3;
+        Net n = make_net(kind == 0 ? rnn(C, 2, 0, 0) : transformer(C, causal, patches ? 4 : 1, 0), 0, 7);
+        real *x = randoms((size_t)(B*T*C), 21);
+        int k[B*T];
+        for (int i = 0; i < B*T; i++) k[i] = 7 * (i + 1) % LEVELS;
+        real *base = predict(&n, x, k, NULL, NULL, B, T, T);
+        for (int t = 0; t < T; t++)
+            for (int what = 0; what < 2; what++) {                  // another value, another level
+                real old = x[t*C];
+                int level = k[t];
+                if (what) k[t] = (level + 11) % LEVELS; else x[t*C] = old + 1;
+                real *got = predict(&n, x, k, NULL, NULL, B, T, T);
+                x[t*C] = old, k[t] = level;
+                for (int i = 0; i < B*T; i++) {
+                    bool same = same_bits(got + i*C, base + i*C, (size_t)C), sees = i < T && (!causal || i >= t);
+                    CHECK(same != sees, "network %d: %s of token %d, prediction %d: %s", kind, what ? "level" : "value", t, i, same ? "unchanged" : "changed");
+                }
+                free(got);
+            }
+        free(x), free(base), net_free(&n);
+    }
+}
+
+// ---- asking only about what changes -------------------------------------------------------------------------------------------------
+// The states that a sampler has kept, against one pass over all final tokens as the network was shown them. The tokens of the last chunk may never have been
+// shown clean.
+static void check_states(Sampler *s, int chunk) {
+    int B = s->B, T = s->T, C = s->net->c.C, Z = s->net->c.Z, *k = NEW(int, B*T);
+    real *shown = NEW(real, B*T*C);
+    begin_step(), tape.off = true;
+    for (int i = 0; i < B*T; i++) {
+        double of_x = 1, of_noise = 0;
+        k[i] = i % T < s->given && !s->how.on_truth ? -1 : s->how.shown;
+        if (k[i] >= 0) of_x = sqrt(s->s->alpha_bar[k[i]]), of_noise = s->how.true_noise ? sqrt(1 - s->s->alpha_bar[k[i]]) : 0;
+        for (int c = 0; c < C; c++) shown[i*C + c] = (real)(of_x * (double)s->x[i*C + c] + of_noise * (double)s->noise[i*C + c]);
+    }
+    State state = {.z = rnn_start(s->net, NULL, B)};
+    s->net->run(s->net, (Input){.x = on_device(shown, B, T, C, "x"), .cond = on_device(s->cond, B, T, s->net->c.E, "cond"), .k = k}, &state);
+    for (int t = 0; t < T - chunk; t++) {
+        CHECK(s->seen[t] == k[t], "token %d: %d", t, s->seen[t]);
+        real *z = to_host(state.after[t]);
+        close_to("state", s->z + (t + 1)*B*Z, z, (size_t)(B*Z), TIGHT);
+        free(z);
+    }
+    free(k), free(shown);
+}
+static void test_asking(void) {
+    enum { B = 2, GIVEN = 2, C = 3, E = 2, S = 5 };
+    static const struct { MatrixKind matrix; double u; } way[] = {{PYRAMID, 1}, {PYRAMID, 2.5}, {PYRAMID, 7.5}, {AUTOREGRESSIVE, 0}, {TRAPEZOID, 1}, {FULL_SEQUENCE, 0}};
+    Schedule s = schedule_create(SCHEDULE_SIGMOID, LEVELS);
+    for (int kind = 0; kind < 3; kind++) {                          // recurrent, far beyond its training length; causal transformer, whose window slides; its patches
+        int T = kind == 0 ? 26 : 13, width = kind == 2 ? 8 : C, size = B * T * width;
+        Net n = make_net(kind == 0 ? rnn(C, 2, E, 0) : transformer(width, true, kind == 2 ? 4 : 1, kind == 2 ? 0 : E), kind == 0 ? 0 : B, 8);
+        real *known = randoms((size_t)size, 31), *cond = randoms((size_t)(B*T*E), 32);
+        for (int w = 0; w < 6; w++) for (int chunk = 1; chunk <= 3; chunk += 2) for (int stable = 0; stable < 4; stable++) for (int eta = 0; eta < 2; eta++) {
+            if (kind == 0 && (w + chunk + stable + eta) % 2) continue;                             // half of them, as they are long
+            real *x[2];
+            long asked[2], naive[2];
+            for (int all = 0; all < 2; all++) {
+                Sampling how = plainly(PRED_V, way[w].matrix, S, way[w].u, eta);
+                how.all = all, how.shown = stable ? 4 : -1, how.true_noise = stable >= 2, how.on_truth = stable == 3;
+                Sampler p = sampler_create(&n, &s, how, B, T, 9);
+                p.given = GIVEN;
+                for (int b = 0; b < B; b++) memcpy(p.x + b*T*width, known + b*T*width, (size_t)(GIVEN*width) * sizeof(real));
+                if (n.c.E) memcpy(p.cond, cond, (size_t)(B*T*E) * sizeof(real));
+                if (kind == 0) sampler_start(&p, NULL);
+                roll_out(&p, chunk);
+                if (kind == 0) check_states(&p, chunk);
+                x[all] = p.x, asked[all] = p.asked, naive[all] = p.naive, p.x = NULL;
+                sampler_free(&p);
+            }
+            char what[96];
+            snprintf(what, sizeof what, "network %d, way %d, chunk %d, stabilisation %d, eta %d", kind, w, chunk, stable, eta);
+            if (REAL_IS_DOUBLE) CHECK(same_bits(x[0], x[1], (size_t)size), "%s", what);
+            else close_to(what, x[0], x[1], (size_t)size, 1e-4);    // the fast products add in an order that depends on the number of rows
+            CHECK(asked[0] < asked[1] && naive[0] == naive[1] && asked[1] <= naive[1], "asked about %ld of %ld, all: %ld of %ld", asked[0], naive[0], asked[1], naive[1]);
+            free(x[0]), free(x[1]);
+        }
+        free(known), free(cond), net_free(&n);
+    }
+    schedule_free(&s);
+}
+
+// Autoregressive: S times about every token while it is made, and once about each before the last, clean. When the window of a transformer slides, positions
+// have changed: once about the whole window, then S - 1 times about the last token. And a pyramid with u = S makes the same samples with the same questions.
+static void test_autoregressive(void) {
+    enum { B = 2, C = 3, S = 6, T = 12 };
+    Schedule s = schedule_create(SCHEDULE_COSINE, LEVELS);
+    for (int kind = 0; kind < 2; kind++)
+        for (int given = 0; given < 4; given += 3)
+            for (int chunk = 1; chunk <= (kind ? 1 : T); chunk += 4) {
+                Net n = make_net(kind ? transformer(C, true, 1, 0) : rnn(C, 1, 0, 0), kind ? B : 0, 9);
+                int W = kind ? n.c.window : T;
+                real *x[2];
+                for (int pyramid = 0; pyramid < 2; pyramid++) {
+                    Sampling how = plainly(PRED_X0, pyramid ? PYRAMID : AUTOREGRESSIVE, S, pyramid ? S : 0, 1);
+                    how.shown = 4;
+                    Sampler p = sampler_create(&n, &s, how, B, T, 10);
+                    p.given = given;
+                    if (!kind) sampler_start(&p, NULL);
+                    roll_out(&p, chunk);
+                    long want = (W - given) * S + W - 1 + (T - W) * (W + S - 1);
+                    CHECK(p.asked == B * want && p.rows == (T - given) * S, "network %d, given %d, chunk %d: asked about %ld tokens, not %ld; %ld rows", kind, given, chunk, p.asked, B * want, p.rows);
+                    x[pyramid] = p.x, p.x = NULL;
+                    sampler_free(&p);
+                }
+                CHECK(same_bits(x[0], x[1], B*T*C), "network %d, given %d, chunk %d: a pyramid with u = S", kind, given, chunk);
+                free(x[0]), free(x[1]), net_free(&n);
+            }
+    schedule_free(&s);
+}
+
+// ---- training: the loss, and teacher forcing --------------------------------------------------------------------------------------------
+static void test_loss(void) {
+    enum { B = 2, T = 5, E = 2, FIRST = 4 };
+    Schedule s = schedule_create(SCHEDULE_LINEAR, LEVELS);
+    for (int kind = 0; kind < 4; kind++)
+        for (int o = 0; o < OBJECTIVES; o++)
+            for (int teacher = 0; teacher < (kind == 3 ? 1 : 2); teacher++) {
+                bool patches = kind == 2;
+                int C = patches ? 8 : 3, P = patches ? 2 : 1, k[B*T], N = B*T*C;
+                Net n = make_net(kind == 0 ? rnn(C, 2, E, FIRST) : transformer(C, kind != 3, patches ? 4 : 1, patches ? 0 : E), 0, 12);
+                real *x = randoms((size_t)N, 41), *noise = randoms((size_t)N, 42), *cond = randoms(B*T*E, 43), *first = randoms(B*FIRST, 44), *x_k = NEW(real, N), loss;
+                double weight[B*T*2], want = 0;
+                for (int i = 0; i < B*T; i++) k[i] = 17 * (i + 2) % LEVELS, weight[P*i] = 1 + 0.1*i, weight[P*i + P - 1] = 2 - 0.1*i;
+                begin_step(), tape.off = true;
+                Tensor *z0 = kind == 0 ? rnn_start(&n, on_device(first, B, 1, FIRST, "first"), B) : NULL;
+                Loss l = df_loss(&n, &s, (Objective)o, on_device(x, B, T, C, "x"), on_device(noise, B, T, C, "noise"), k, on_device(n.c.E ? cond : NULL, B, T, E, "cond"), z0, weight, P, 0.5, teacher);
+                download(&loss, l.loss->data, sizeof loss);
+                real *prediction = to_host(l.prediction), *got_x = to_host(l.x_k);
+                CHECK(l.prediction->B == B && l.prediction->T == T && l.prediction->C == C, "(%d,%d,%d)", l.prediction->B, l.prediction->T, l.prediction->C);
+
+                for (int i = 0; i < N; i++) {
+                    double ab = s.alpha_bar[k[i / C]], signal = sqrt(ab), part = sqrt(1 - ab), x0 = (double)x[i], eps = (double)noise[i];
+                    double target = o == PRED_NOISE ? eps : o == PRED_X0 ? x0 : signal * eps - part * x0;
+                    x_k[i] = (real)(signal * x0 + part * eps);
+                    want += 0.5 * weight[i / C * P + i % C / (C / P)] * pow((double)prediction[i] - target, 2);
+                }
+                CHECK_CLOSE("loss", loss, want, TIGHT * want);
+                close_to("noisy tokens", got_x, x_k, (size_t)N, TIGHT);
+
+                // the predictions: with a noisy history one pass from the start; with a clean one, T passes over the clean tokens and one noisy one
+                real *whole = teacher ? NULL : predict(&n, x_k, k, cond, first, B, T, T), *mixed = NEW(real, N), *all = NEW(real, N);
+                int level[B*T];
+                for (int t = 0; t < T && teacher; t++) {
+                    for (int i = 0; i < B*T; i++) level[i] = i % T < t ? 0 : k[i], memcpy(mixed + i*C, (i % T < t ? x : x_k) + i*C, (size_t)C * sizeof(real));
+                    real *part = predict(&n, mixed, level, cond, first, B, T, t + 1);
+                    for (int b = 0; b < B; b++) memcpy(all + (b*T + t)*C, part + (b*(t + 1) + t)*C, (size_t)C * sizeof(real));
+                    free(part);
+                }
+                close_to(teacher ? "teacher forcing" : "noisy history", prediction, teacher ? all : whole, (size_t)N, TIGHT);
+                tape.off = false;
+                free(x), free(noise), free(cond), free(first), free(x_k), free(prediction), free(got_x), free(whole), free(mixed), free(all);
+                net_free(&n);
+            }
+    schedule_free(&s);
+}
+int main(void) {
+#ifdef _OPENMP
+    omp_set_num_threads(1);                              // many small passes: threads would wait for each other most of the time
+#endif
+    test_levels(), test_weights(), test_draws(), test_matrices();
+    test_ordinary();
+    test_influence();
+    test_asking(), test_autoregressive();
+    test_loss();
+    return finish(REAL_IS_DOUBLE ? "test_df (double)" : "test_df (float, fast kernels)");
+}
