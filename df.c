@@ -723,6 +723,7 @@ static void sample_row(Sampler *s, int lo, int hi, const int *from, const int *t
         if (first == hi && (from[t - lo] != to[t - lo] || s->seen[t] != shown_as[t - lo])) first = t;
     }
     s->rows++, s->naive += (long)B * (hi - lo);
+    bool noisy = last >= lo && (s->how.eta > 0 || s->how.ddpm);        // a row in which nothing moves draws nothing
     if (!backwards || guided || s->how.all) first = lo, last = hi - 1;
     if (last < first) { if (s->how.watch) s->how.watch(s, from, to); return; }             // nothing moves
     int n = last - first + 1, N = B * n;
@@ -744,7 +745,7 @@ static void sample_row(Sampler *s, int lo, int hi, const int *from, const int *t
     split(&x0, &eps, shown, s->net->run(s->net, in, &state), label, s->how.objective, s->s);
 
     // pass 2: the step, with guidance
-    Tensor *noise = s->how.eta > 0 || s->how.ddpm ? some_tokens(s, s->how.draw(s), first, n, c.C, "noise") : NULL;
+    Tensor *noise = noisy ? some_tokens(s, s->how.draw(s), first, n, c.C, "noise") : NULL;
     Tensor *after = s->how.ddpm ? step_ddpm(x, shown, x0, noise, k, s->s) : step_ddim(x, x0, eps, noise, k, label, next, s->how.eta, s->s);
     if (guided) {
         guide_gradient(s, shown, x0, in, &state, first, label);
