@@ -752,7 +752,7 @@ static void sample_row(Sampler *s, int lo, int hi, const int *from, const int *t
         Rows r = rows_create(N);
         for (int i = 0; i < N; i++) {
             double of_x0, of_noise, fresh, here = alpha_bar(s->s, label[i]), there = alpha_bar(s->s, next[i]);
-            ddim(&of_x0, &of_noise, &fresh, here, there, s->how.eta);
+            ddim(&of_x0, &of_noise, &fresh, here, there, s->how.ddpm ? 1 : s->how.eta);          // the mean of a DDPM step is that of eta = 1
             r.a[i] = 1, r.b[i] = k[i] == next[i] ? 0 : s->how.guide->scale * s->how.guide->strength(here, there, of_x0, of_noise);
         }
         Tensor *grad = constant(shown->grad, B, n, c.C, "gradient");
