@@ -433,6 +433,190 @@ static void test_loss(void) {
             }
     schedule_free(&s);
 }
+
+// ---- gradients against central differences ----------------------------------------------------------------------------------------------
+// The whole loss, of inputs on the host. Where the objective lets the target depend on an input (x0 on x, eps on the noise, v on both), that input is no leaf:
+// a target gets no gradient.
+enum { GB = 2, GT = 4, GE = 2, GFIRST = 4 };
+typedef struct Case { Net net; Objective o; bool teacher; int C, parts; real *input[4]; size_t size[4]; Tensor *leaf[4]; Schedule s; } Case;   // x, noise, condition, first
+static Loss loss_of(Case *a) {
+    NetConfig c = a->net.c;
+    int k[GB*GT], width[4] = {a->C, a->C, c.E, c.first};
+    double weight[GB*GT*2];
+    for (int i = 0; i < GB*GT; i++) k[i] = 13 * (i + 1) % LEVELS;
+    for (int i = 0; i < GB*GT*a->parts; i++) weight[i] = 1 + 0.3 * (i % 5);
+    begin_step();
+    for (int i = 0; i < 4; i++) {
+        a->leaf[i] = on_device(width[i] ? a->input[i] : NULL, GB, i < 3 ? GT : 1, width[i], "input");
+        if (a->leaf[i] && !(i == 0 && a->o != PRED_NOISE) && !(i == 1 && a->o != PRED_X0)) leaf(a->leaf[i]);
+    }
+    return df_loss(&a->net, &a->s, a->o, a->leaf[0], a->leaf[1], k, a->leaf[2], c.recurrent ? rnn_start(&a->net, a->leaf[3], GB) : NULL, weight, a->parts, 1, a->teacher);
+}
+static double loss_at(Case *a, real *where, real *on_device_too, real value) {      // with one number changed
+    real old = *where, loss;
+    *where = value;
+    if (on_device_too) upload(on_device_too, where, sizeof(real));
+    download(&loss, loss_of(a).loss->data, sizeof loss);
+    *where = old;
+    if (on_device_too) upload(on_device_too, where, sizeof(real));
+    return (double)loss;
+}
+static void check_gradient(Case *a, const char *name, real *x, real *device_x, const real *g, size_t n, int few, Rng *r) {
+    double worst = 0, largest = 0, h = 1e-5, rounding = 5e-11 * loss_at(a, x, NULL, *x);
+    for (size_t j = 0; j < n; j++) largest = fmax(largest, fabs((double)g[j]));
+    for (int i = 0; i < few; i++) {
+        size_t j = few < (int)n ? (size_t)below(r, (int)n) : (size_t)i % n;
+        double slope = (loss_at(a, x + j, device_x ? device_x + j : NULL, (real)((double)x[j] + h)) - loss_at(a, x + j, device_x ? device_x + j : NULL, (real)((double)x[j] - h))) / (2*h);
+        worst = worst_of(worst, fabs(slope - (double)g[j]));
+    }
+    CHECK(largest > 0 && worst <= 1e-7 * largest + rounding, "%s, %s%s: d %s: %g of %g", a->net.c.recurrent ? "rnn" : "transformer", objective_name[a->o], a->teacher ? ", doubled" : "", name, worst, largest);
+}
+static void test_gradients(void) {
+    static const char *const input_name[] = {"x", "noise", "condition", "first"};
+    const struct { NetConfig c; bool teacher; } cases[] = {{rnn(3, 1, GE, GFIRST), false}, {rnn(3, 4, GE, 0), false}, {rnn(3, 4, GE, GFIRST), true}, {transformer(3, false, 1, GE), false},
+        {transformer(3, true, 1, GE), true}, {transformer(8, true, 4, 0), false}, {transformer(8, false, 4, 0), false}, {transformer(8, true, 4, 0), true}};
+    for (int i = 0; i < 8; i++)
+        for (int o = 0; o < OBJECTIVES; o++) {
+            NetConfig c = cases[i].c;
+            Case a = {.net = make_net(c, 0, 21), .o = (Objective)o, .teacher = cases[i].teacher, .C = c.C, .parts = c.C % 2 ? 1 : 2, .s = schedule_create(SCHEDULE_COSINE, LEVELS),
+                      .size = {(size_t)(GB*GT*c.C), (size_t)(GB*GT*c.C), (size_t)(GB*GT*c.E), (size_t)(GB*c.first)}};
+            Rng r = rng(4, RNG_DATA, (uint64_t)i);
+            for (int j = 0; j < 4; j++) a.input[j] = randoms(a.size[j] + 1, (uint64_t)(50 + j));
+            zero_grad(&a.net.ps);
+            backward(loss_of(&a).loss, PARAMS | INPUTS);
+            real *g = NEW(real, a.net.ps.size), *p = NEW(real, a.net.ps.size), *d[4] = {0};
+            download(g, a.net.ps.grad, a.net.ps.size * sizeof(real)), download(p, a.net.ps.data, a.net.ps.size * sizeof(real));
+            for (int j = 0; j < 4; j++) if (a.leaf[j] && a.leaf[j]->kind == LEAF) d[j] = NEW(real, a.size[j]), download(d[j], a.leaf[j]->grad, a.size[j] * sizeof(real));
+            tape.off = true;
+            for (int j = 0; j < a.net.ps.n; j++) {
+                Param *q = a.net.ps.list[j];
+                check_gradient(&a, q->t.name, p + q->offset, q->t.data, g + q->offset, count(&q->t), 4, &r);
+            }
+            for (int j = 0; j < 4; j++) {
+                if (d[j]) check_gradient(&a, input_name[j], a.input[j], NULL, d[j], a.size[j], (int)a.size[j], &r);
+                CHECK((d[j] != NULL) == (j < 2 ? (int)o == (j ? PRED_X0 : PRED_NOISE) : a.size[j] > 0), "input %d", j);
+                free(d[j]);
+            }
+            for (int j = 0; j < 4; j++) free(a.input[j]);
+            tape.off = false;
+            free(g), free(p), net_free(&a.net), schedule_free(&a.s);
+        }
+}
+
+// ---- guidance ---------------------------------------------------------------------------------------------------------------------------
+// x after a DDIM step whose eps has moved by -sqrt(1 - from) g, and x0 with it: by how much more than without
+static void test_guided(void) {
+    Rng r = rng(5, RNG_DATA, 0);
+    for (int i = 0; i < 2000; i++) {
+        double from = 0.001 + 0.99 * uniform(&r), to = i % 10 ? from + (1 - from) * uniform(&r) : 1, eta = i % 3 ? uniform(&r) : i % 2, x = normal(&r), eps = normal(&r), g = normal(&r), after[2];
+        double of_x0, of_eps, fresh;
+        ddim(&of_x0, &of_eps, &fresh, from, to, eta);
+        for (int moved = 0; moved < 2; moved++) {
+            double e = eps - moved * sqrt(1 - from) * g, x0 = (x - sqrt(1 - from) * e) / sqrt(from);
+            after[moved] = of_x0 * x0 + of_eps * e;
+        }
+        CHECK_CLOSE("guided step", after[0] + guided(from, to, of_x0, of_eps) * g, after[1], 1e-12 * (1 + fabs(after[1])) / from);
+    }
+}
+
+// J as goal_gradient() has it, of the mean of R futures, through the network: token t of a future is drawn again from the last one of that token, and predicted
+// after the tokens before it as they were shown
+enum { JB = 2, JT = 4, JC = 4 };
+static double J_of(const Goal *goal, const real *x0) {
+    double sum = 0;
+    for (int i = 0; i < JB*JT*2; i++) {
+        double d[2];
+        for (int j = 0; j < 2; j++) d[j] = (double)x0[2*i + j] * goal->scaling->std[j] + goal->scaling->mean[j] - goal->goal[i / (JT*2) * 2 + j];
+        if (goal->last_counts || i % (JT*2) < JT*2 - 1) sum -= goal->weight * sqrt(d[0]*d[0] + d[1]*d[1]);
+    }
+    return sum;
+}
+static double J_through(Net *n, const Schedule *s, Objective o, const Goal *goal, const real *shown, const int *k, int first_draw, int R, bool repeat) {
+    enum { N = JB*JT*JC };
+    real x0[N], next[N], x[N], *p = predict(n, shown, k, NULL, NULL, JB, JT, JT);
+    double eps, clean, sum;
+    for (int i = 0; i < N; i++) textbook(&clean, &eps, o, s->alpha_bar[k[i / JC]], (double)shown[i], (double)p[i]), x0[i] = (real)clean;
+    free(p);
+    sum = J_of(goal, x0) * (repeat ? 2 : 1);
+    for (int j = 1; j < R - repeat; j++) {
+        const real *fresh = noise_list + (first_draw + j - 1) * N;
+        for (int t = 0; t < JT; t++) {
+            memcpy(x, shown, sizeof x);
+            for (int b = 0; b < JB; b++) for (int c = 0; c < JC; c++) {
+                int i = (b*JT + t)*JC + c;
+                double ab = s->alpha_bar[k[i / JC]];
+                x[i] = (real)(sqrt(ab) * (double)x0[i] + sqrt(1 - ab) * (double)fresh[i]);
+            }
+            p = predict(n, x, k, NULL, NULL, JB, JT, t + 1);
+            for (int b = 0; b < JB; b++) for (int c = 0; c < JC; c++) {
+                int i = (b*JT + t)*JC + c;
+                textbook(&clean, &eps, o, s->alpha_bar[k[i / JC]], (double)x[i], (double)p[(b*(t + 1) + t)*JC + c]), next[i] = (real)clean;
+            }
+            free(p);
+        }
+        memcpy(x0, next, sizeof x0);
+        sum += J_of(goal, x0);
+    }
+    return sum / R;
+}
+static void test_guidance(void) {
+    enum { N = JB*JT*JC, S = 10, SHOWN = 3 };
+    Schedule s = schedule_create(SCHEDULE_SIGMOID, LEVELS);
+    const Scaling scaling = {.obs = 2, .mean = {1, -2}, .std = {2, 0.7}};
+    const double goal[2*JB] = {3, 1, -1, 0.5};
+    noise_list = randoms(8 * N, 61);
+    for (int kind = 0; kind < 12; kind++) {
+        bool recurrent = kind < 8, repeat = kind % 2, ddpm = kind == 7 || kind == 11;
+        int R = recurrent && kind >= 2 ? 3 : 1, G = kind % 4 < 2 ? 1 : 2, steps = ddpm ? LEVELS : S;
+        Net n = make_net(recurrent ? rnn(JC, G, 0, 0) : transformer(JC, kind == 9, 1, 0), kind == 9 ? JB : 0, (uint64_t)(30 + kind));
+        Goal at = {&scaling, goal, 2, 0.7, kind % 3 != 0};
+        Guide guide = {.scale = 1.7, .futures = R, .strength = guided, .gradient = goal_gradient, .goal = &at, .repeat = repeat};
+        Sampling how = plainly((Objective)(kind % 3), PYRAMID, steps, 1, ddpm ? 0 : kind % 4 / 3.0);
+        how.shown = SHOWN, how.draw = listed_noise, how.ddpm = ddpm;
+        int from[JT] = {0, 6, 8, 10}, to[JT] = {0, 5, 7, 10}, k[N];
+        real *after[2], *start = randoms(N, 62), grad[N], shown[N];
+        for (int on = 0; on < 2; on++) {
+            how.guide = on ? &guide : NULL;
+            Sampler p = sampler_create(&n, &s, how, JB, JT, 3);
+            memcpy(p.x, start, N * sizeof(real));
+            if (on) p.grad = NEW(real, N);
+            if (recurrent) sampler_start(&p, NULL);
+            sample_row(&p, 0, JT, from, to);
+            if (on) memcpy(grad, p.grad, sizeof grad);
+            after[on] = p.x, p.x = NULL;
+            sampler_free(&p);
+        }
+        for (int i = 0; i < JB*JT; i++) {
+            k[i] = from[i % JT] ? level_of(from[i % JT], steps, LEVELS) : SHOWN;
+            for (int c = 0; c < JC; c++) shown[i*JC + c] = (real)((double)start[i*JC + c] * (from[i % JT] ? 1 : sqrt(s.alpha_bar[SHOWN])));
+        }
+        // the gradient
+        double worst = 0, largest = 0, h = 1e-5;
+        for (int i = 0; i < N && REAL_IS_DOUBLE; i++) {
+            real old = shown[i];
+            double J[2];
+            for (int side = 0; side < 2; side++) shown[i] = (real)((double)old + (side ? -h : h)), J[side] = J_through(&n, &s, how.objective, &at, shown, k, how.eta > 0 || ddpm, R, repeat && R > 1);
+            shown[i] = old;
+            worst = worst_of(worst, fabs((J[0] - J[1]) / (2*h) - (double)grad[i])), largest = fmax(largest, fabs((double)grad[i]));
+        }
+        CHECK(!REAL_IS_DOUBLE || (largest > 0 && worst <= 1e-7 * largest), "kind %d: dJ/dx: %g of %g", kind, worst, largest);
+        // what it does: eps moves by -scale sqrt(1 - ab) g, and x0 with it. Of a DDPM step, x by beta / sqrt(alpha) times that
+        double moved = 0;
+        worst = 0;
+        for (int i = 0; i < N; i++) {
+            int t = i / JC % JT;
+            double g = 1.7 * (double)grad[i], want = 0;
+            if (from[t] != to[t]) {
+                double a = alpha_bar(&s, k[i / JC]), b = alpha_bar(&s, level_of(to[t], steps, LEVELS)), sigma = how.eta * sqrt((1 - b) / (1 - a)) * sqrt(1 - a/b);
+                want = ddpm ? s.beta[k[i / JC]] / sqrt(1 - s.beta[k[i / JC]]) * g : sqrt(b) * (1 - a) / sqrt(a) * g - sqrt(1 - b - sigma*sigma) * sqrt(1 - a) * g;
+            }
+            worst = worst_of(worst, fabs((double)after[1][i] - (double)after[0][i] - want)), moved = fmax(moved, fabs(want));
+        }
+        CHECK(moved > 0 && worst <= moved * (REAL_IS_DOUBLE ? 1e-9 : 1e-3), "kind %d: a guided step: %g of %g", kind, worst, moved);
+        free(after[0]), free(after[1]), free(start), net_free(&n);
+    }
+    free(noise_list), schedule_free(&s);
+}
 int main(void) {
 #ifdef _OPENMP
     omp_set_num_threads(1);                              // many small passes: threads would wait for each other most of the time
@@ -442,5 +626,7 @@ int main(void) {
     test_influence();
     test_asking(), test_autoregressive();
     test_loss();
+    if (REAL_IS_DOUBLE) test_gradients();
+    test_guided(), test_guidance();
     return finish(REAL_IS_DOUBLE ? "test_df (double)" : "test_df (float, fast kernels)");
 }
