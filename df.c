@@ -508,13 +508,12 @@ static void draw_levels(int *k, Noise noise, int B, int T, int K, Rng *r) {
 typedef enum { UNIFORM_WEIGHT, MIN_SNR, FUSED_SNR, WEIGHTINGS } Weighting;
 static const char *const weighting_name[] = {"uniform", "min_snr", "fused_snr"};
 static void token_weights(double *w, Weighting how, const int *k, int B, int T, const Schedule *s, Objective o, double gamma, double C, bool first) {
-    double *n = NEW(double, T), *history = NEW(double, T);
+    double *n = HOST(double, T), *history = HOST(double, T);
     for (int b = 0; b < B; b++) {
         for (int t = 0; t < T; t++) n[t] = fmin(snr(s, k[b*T + t]), C) / C;
         if (how == FUSED_SNR) signal_history(history, n, T, gamma, first);
         for (int t = 0; t < T; t++) w[b*T + t] = how == UNIFORM_WEIGHT ? 1 : snr_weight(o, snr(s, k[b*T + t]), history[t], C);
     }
-    free(n), free(history);
 }
 
 static Tensor *on_device(const real *x, int B, int T, int C, const char *name) {

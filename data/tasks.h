@@ -116,13 +116,12 @@ static void series_open(void) {
     token.C = data.series.dims, token.E = series_covariate_count(&data.series), token.window = opt.tokens;
 }
 static void series_tokens(real *x, real *cond, const Series *s, int at, int T) {
-    double *z = NEW(double, s->dims), *c = NEW(double, token.E);
+    double *z = HOST(double, s->dims), *c = HOST(double, token.E);
     for (int t = 0; t < T; t++) {
         if (x) { normalised(s, z, at + t); for (int d = 0; d < s->dims; d++) x[t*s->dims + d] = (real)z[d]; }
         series_covariates(s, at + t, c);
         for (int e = 0; e < token.E; e++) cond[t*token.E + e] = (real)c[e];
     }
-    free(z), free(c);
 }
 static void series_batch(Batch *b, Rng *r) {
     for (int i = 0; i < b->B; i++) {
