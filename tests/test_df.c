@@ -327,7 +327,7 @@ static void test_asking(void) {
     static const struct { MatrixKind matrix; double u; } way[] = {{PYRAMID, 1}, {PYRAMID, 2.5}, {PYRAMID, 7.5}, {AUTOREGRESSIVE, 0}, {TRAPEZOID, 1}, {FULL_SEQUENCE, 0}};
     Schedule s = schedule_create(SCHEDULE_SIGMOID, LEVELS);
     for (int kind = 0; kind < 3; kind++) {                          // recurrent, far beyond its training length; causal transformer, whose window slides; its patches
-        int T = kind == 0 ? 26 : 13, width = kind == 2 ? 8 : C, size = B * T * width;
+        int T = kind == 0 ? 20 : 13, width = kind == 2 ? 8 : C, size = B * T * width;
         Net n = make_net(kind == 0 ? rnn(C, 2, E, 0) : transformer(width, true, kind == 2 ? 4 : 1, kind == 2 ? 0 : E), kind == 0 ? 0 : B, 8);
         real *known = randoms((size_t)size, 31), *cond = randoms((size_t)(B*T*E), 32);
         for (int w = 0; w < 6; w++) for (int chunk = 1; chunk <= 3; chunk += 2) for (int stable = 0; stable < 4; stable++) for (int eta = 0; eta < 2; eta++) {
@@ -617,6 +617,251 @@ static void test_guidance(void) {
     }
     free(noise_list), schedule_free(&s);
 }
+
+// ---- exact denoisers in the place of a network -------------------------------------------------------------------------------------------
+static Net denoiser(int C, int window, int K, Tensor *(*run)(Net *, Input, State *)) {
+    begin_dry_run(), memory_of_a_step(), end_dry_run(false);
+    return (Net){.c = {.C = C, .K = K, .window = window}, .run = run};
+}
+static double prediction_of(Objective o, double ab, double x, double x0) {          // that says x0 about x
+    double eps = (x - sqrt(ab) * x0) / sqrt(1 - ab);
+    return o == PRED_NOISE ? eps : o == PRED_X0 ? x0 : sqrt(ab) * eps - sqrt(1 - ab) * x0;
+}
+
+// x_0 of N(0, first), x_t of N(a x_{t-1}, s2); each of the numbers of a token on its own. What is known of token t before it is observed: the last observed token
+// before it, predicted forward to N(mean, variance). Observed are the tokens of the history that are said to be of level `clean`.
+static struct { double a, s2, first; int clean; Objective o; const Schedule *s; } ar = {.a = 0.8, .s2 = 0.3, .first = 1.5, .clean = 2};
+static void ar_forward(double *mean, double *variance, int t, int last, double x_last) {       // last -1: nothing is observed
+    double m = last < 0 ? 0 : x_last, v = last < 0 ? ar.first : 0;
+    for (int i = last < 0 ? 0 : last; i < t; i++) m *= ar.a, v = ar.a*ar.a*v + ar.s2;
+    *mean = m, *variance = v;
+}
+static Tensor *ar_run(Net *net, Input in, State *state) {
+    int B = in.x->B, T = in.x->T / 2, C = in.x->C;
+    real *x = HOST(real, count(in.x)), *out = HOST(real, B*T*C);
+    (void)net, (void)state;
+    download(x, in.x->data, count(in.x) * sizeof(real));
+    for (int b = 0; b < B; b++) for (int t = 0; t < T; t++) {
+        int last = t - 1;
+        while (last >= 0 && in.k[b*2*T + T + last] != ar.clean) last--;
+        double m, v, ab = ar.s->alpha_bar[in.k[b*2*T + t]];
+        for (int c = 0; c < C; c++) {
+            double x_k = (double)x[(b*2*T + t)*C + c];
+            ar_forward(&m, &v, t, last, last < 0 ? 0 : (double)x[(b*2*T + T + last)*C + c]);
+            // a Gaussian prior and a Gaussian measurement: precisions add up
+            out[(b*T + t)*C + c] = (real)prediction_of(ar.o, ab, x_k, (m/v + sqrt(ab)/(1 - ab) * x_k) / (1/v + ab/(1 - ab)));
+        }
+    }
+    return on_device(out, B, T, C, "exact");
+}
+
+// The bound with this denoiser, for every set S of four tokens. It is quadratic in the noise and in x, so that noise of +-1 and x = root r, r in {-1,1}^4, with
+// root root^T the covariance, give its mean over both exactly; and all levels are summed. Three facts:
+//   for each x it is at least -log of the model's own density, a Gaussian that a chain of K steps makes;
+//   on the average over x it is at least the entropy of x_S, which is the mean of -log p(x_S);
+//   by as much as the chain says: KL(q(x^K) || N(0,1)) + sum over k of KL of two normal laws of the same mean, the true variance f^2 + c^2 V against f^2 of the
+//   model, (u - log(1 + u))/2 with u = c^2 V / f^2, where V is the variance of x0 given x^k. It shrinks as K grows, but not to 0: u_1 is beta_1/beta_0 for every K.
+//   With the linear schedule u_k goes to 1/k, which leaves half of Euler's 0.5772 for each number of each token; at K = 1000 0.46 are left.
+enum { ET = 4, POINTS = 1 << ET, EC = 2 };
+static void test_elbo(void) {
+    static const int Ks[4] = {50, 200, 1000, 200};                // and once more with another schedule
+    double root[ET][ET] = {{0}}, gap[4][1 << ET];
+    for (int j = 0; j < ET; j++) for (int t = j; t < ET; t++) root[t][j] = pow(ar.a, t - j) * sqrt(j ? ar.s2 : ar.first);
+    for (int i = 0; i < 4; i++) {
+        int K = Ks[i], B = K * POINTS * 2, N = B * ET;
+        Schedule s = schedule_create(i < 3 ? SCHEDULE_LINEAR : SCHEDULE_SIGMOID, K);
+        Net n = denoiser(EC, ET, K, ar_run);
+        real *x = NEW(real, N*EC), *noise = NEW(real, N*EC), *unknown = NEW(real, N*EC);
+        int *k = NEW(int, N);
+        double *nats = NEW(double, B);
+        for (int b = 0; b < B; b++) for (int t = 0; t < ET; t++) for (int c = 0; c < EC; c++) {
+            int point = c ? (5*(b % POINTS) + 3) % POINTS : b % POINTS, at = (b*ET + t)*EC + c;
+            for (int j = 0; j < ET; j++) x[at] += (real)(root[t][j] * (point >> j & 1 ? 1 : -1));
+            noise[at] = b / POINTS % 2 ? 1 : -1, unknown[at] = (real)(3 + t), k[b*ET + t] = b / (2*POINTS);
+        }
+        ar.s = &s;
+        for (int set = 1; set < 1 << ET; set++) {
+            bool observed[ET];
+            double want[POINTS] = {0}, entropy = 0, excess = 0, mean[POINTS] = {0}, all = 0;
+            for (int t = 0; t < ET; t++) observed[t] = set >> t & 1;
+            ar.o = (Objective)(set % OBJECTIVES);
+            begin_step(), tape.off = true;
+            elbo_draw(nats, &n, &s, ar.o, on_device(x, B, ET, EC, "x"), on_device(noise, B, ET, EC, "noise"), on_device(unknown, B, ET, EC, "unknown"), NULL, NULL, k, observed, ar.clean);
+            for (int b = 0; b < B; b++) mean[b % POINTS] += nats[b] / (2*K), all += nats[b] / B;
+
+            for (int t = 0, last = -1; t < ET; t++) {
+                if (!observed[t]) continue;
+                double m, v, left = s.alpha_bar[K - 1], spread, model_v = 1, of_m = 0;
+                ar_forward(&m, &v, t, last, 1);                     // m: what a last token of 1 would become
+                spread = last < 0 ? 0 : m*m * (pow(ar.a, 2*last) * ar.first + ar.s2 * (1 - pow(ar.a, 2*last)) / (1 - ar.a*ar.a));       // variance of that mean
+                entropy += EC * 0.5 * log(2*M_PI*M_E * v);
+                excess += EC * 0.5 * (left * (v + spread) - left - log(left * v + 1 - left));
+                for (int level = K - 1; level >= 0; level--) {
+                    double a = s.alpha_bar[level], before = level ? s.alpha_bar[level - 1] : 1, beta = s.beta[level], V = v * (1 - a) / (v * a + 1 - a), c = beta * sqrt(before) / (1 - a),
+                           d = (1 - before) * sqrt(1 - beta) / (1 - a), f2 = level ? beta * (1 - before) / (1 - a) : beta, u = level ? c*c*V / f2 : V / beta - 1;
+                    excess += EC * 0.5 * (u - log1p(u));
+                    // the model's law of x^{k-1}, whose mean is of_m times m: x0 is predicted as V/v m + sqrt(a) V/(1 - a) x
+                    double of_x = c * sqrt(a) * V / (1 - a) + d;
+                    of_m = of_x * of_m + c * V / v, model_v = of_x*of_x * model_v + f2;
+                }
+                for (int b = 0; b < POINTS; b++) for (int j = 0; j < EC; j++) {
+                    double before = last < 0 ? 0 : m * (double)x[(b*ET + last)*EC + j], d = (double)x[(b*ET + t)*EC + j] - of_m * before;
+                    want[b] += 0.5 * (log(2*M_PI * model_v) + d*d / model_v);
+                }
+                last = t;
+            }
+            for (int b = 0; b < POINTS; b++) CHECK(mean[b] >= want[b], "K %d, set %d, x %d: the bound %g is below %g", K, set, b, mean[b], want[b]);
+            CHECK(all >= entropy, "K %d, set %d: the bound %g is below %g", K, set, all, entropy);
+            CHECK_CLOSE("bound minus entropy", all - entropy, excess, REAL_IS_DOUBLE ? 1e-8 : 2e-3);
+            gap[i][set] = all - entropy;
+            int size = __builtin_popcount((unsigned)set) * EC;
+            if (i == 1 || i == 2) CHECK(gap[i][set] < gap[i - 1][set], "set %d: the gap grows from %g to %g", set, gap[i - 1][set], gap[i][set]);
+            CHECK(i != 2 || (gap[i][set] < 0.5 * size && gap[i][set] > 0.5772/2 * size), "set %d: %g nats too many, of %d numbers", set, gap[i][set], size);
+        }
+        tape.off = false;
+        free(x), free(noise), free(unknown), free(k), free(nats), schedule_free(&s);
+    }
+}
+
+// Three tokens of a Gaussian, denoised exactly whatever their levels are: E[x0 | x] = mu + S D (D S D + N)^-1 (x - D mu), D = sqrt(ab), N = 1 - ab on the diagonal
+enum { ST = 3 };
+static const double mu[ST] = {0.5, -1, 0.2}, sigma[ST][ST] = {{1, 0.6, 0.3}, {0.6, 0.8, -0.2}, {0.3, -0.2, 0.5}};
+static const Schedule *gaussian_schedule;
+static Tensor *gaussian_run(Net *net, Input in, State *state) {
+    int B = in.x->B;
+    double m[ST][2*ST] = {{0}}, gain[ST][ST] = {{0}}, d[ST];
+    real *x = HOST(real, count(in.x)), *out = HOST(real, count(in.x));
+    (void)net, (void)state;
+    download(x, in.x->data, count(in.x) * sizeof(real));
+    for (int t = 0; t < ST; t++) d[t] = sqrt(alpha_bar(gaussian_schedule, in.k[t]));
+    for (int i = 0; i < ST; i++) for (int j = 0; j < ST; j++) m[i][j] = d[i] * sigma[i][j] * d[j] + (i == j) * (1 - d[i]*d[i]), m[i][ST + j] = i == j;
+    for (int p = 0; p < ST; p++) {                                  // Gauss and Jordan
+        double pivot = m[p][p];
+        for (int j = 0; j < 2*ST; j++) m[p][j] /= pivot;
+        for (int i = 0; i < ST; i++) if (i != p) { double by = m[i][p]; for (int j = 0; j < 2*ST; j++) m[i][j] -= by * m[p][j]; }
+    }
+    for (int i = 0; i < ST; i++) for (int j = 0; j < ST; j++) for (int l = 0; l < ST; l++) gain[i][j] += sigma[i][l] * d[l] * m[l][ST + j];
+    for (int b = 0; b < B; b++) for (int i = 0; i < ST; i++) {
+        double x0 = mu[i];
+        for (int j = 0; j < ST; j++) x0 += gain[i][j] * ((double)x[b*ST + j] - d[j] * mu[j]);
+        out[b*ST + i] = (real)x0;
+    }
+    return on_device(out, B, ST, 1, "exact");
+}
+static void test_statistics(void) {
+    enum { B = 2500, K = 400 };
+    static const struct { const char *name; MatrixKind matrix; double u, eta; bool ddpm; } way[] = {{"ddim, eta 0", FULL_SEQUENCE, 0, 0, false}, {"ddim, eta 1", FULL_SEQUENCE, 0, 1, false},
+        {"ddpm", FULL_SEQUENCE, 0, 0, true}, {"pyramid, eta 0", PYRAMID, 150, 0, false}, {"trapezoid, eta 1", TRAPEZOID, 100, 1, false}, {"autoregressive, eta 0", AUTOREGRESSIVE, 0, 0, false},
+        {"pyramid, ddpm", PYRAMID, 50, 0, true}};
+    Schedule s = schedule_create(SCHEDULE_COSINE, K);
+    gaussian_schedule = &s;
+    Net n = denoiser(1, ST, K, gaussian_run);
+    for (int w = 0; w < 7; w++) {
+        Sampling how = plainly(PRED_X0, way[w].matrix, K, way[w].u, way[w].eta);
+        how.ddpm = way[w].ddpm;
+        Sampler p = sampler_create(&n, &s, how, B, ST, (uint64_t)(70 + w));
+        roll_out(&p, ST);
+        double mean[ST] = {0};
+        for (int i = 0; i < B*ST; i++) mean[i % ST] += (double)p.x[i] / B;
+        for (int i = 0; i < ST; i++) {
+            CHECK(fabs(mean[i] - mu[i]) <= 5 * sqrt(sigma[i][i] / B), "%s: mean %d: %g, not %g", way[w].name, i, mean[i], mu[i]);
+            for (int j = 0; j <= i; j++) {
+                double c = 0, error = sqrt((sigma[i][i] * sigma[j][j] + sigma[i][j] * sigma[i][j]) / B);
+                for (int b = 0; b < B; b++) c += ((double)p.x[b*ST + i] - mean[i]) * ((double)p.x[b*ST + j] - mean[j]) / (B - 1);
+                CHECK(fabs(c - sigma[i][j]) <= 5 * error, "%s: covariance of %d and %d: %g, not %g +- %g", way[w].name, i, j, c, sigma[i][j], error);
+            }
+        }
+        sampler_free(&p);
+    }
+    schedule_free(&s);
+}
+
+#ifdef COUNTS_ALLOCATIONS
+// Nothing allocates inside a step: as many allocations after 2 steps as after 20, for every task, and none in a row of the sampler.
+static void check_training(const char *net, const char *noise, bool causal, void (*open)(void)) {
+    __typeof__(opt) kept = opt;
+    opt.net = net, opt.noise = noise, opt.causal = causal;
+    opt.levels = LEVELS, opt.tokens = 5, opt.batch = 3, opt.width = 12, opt.state = 8, opt.level_width = 6, opt.heads = 2, opt.frames = 2, opt.data_steps = 1000, opt.patches = !strcmp(net, "rnn") ? 1 : 2;
+    opt.weight = "fused_snr", opt.size = 8;
+    open();
+    if (token.E) opt.patches = 1;
+    NetConfig c = net_config();
+    int n = opt.batch * token.window;
+    tape.off = false;
+    long second = 0;
+    training.net = make_net(c, 0, 1), training.schedule = schedule(), training.batch = batch_create(opt.batch, token.window), training.k = NEW(int, n), training.weight = NEW(double, n);
+    counting = true;
+    for (int step = 1; step <= 20; step++) {
+        double norm, loss = train_step(step, &norm);
+        CHECK(isfinite(loss) && norm > 0, "%g %g", loss, norm);
+        if (step == 2) second = allocations;
+    }
+    CHECK(allocations == second, "%s, %s, %s: %ld allocations after step 2, %ld after step 20", task->name, net, noise, second, allocations);
+    counting = false;
+    net_free(&training.net), batch_free(&training.batch), schedule_free(&training.schedule), free(training.k), free(training.weight);
+    memset(&token, 0, sizeof token);
+    opt = kept;
+}
+static void open_cross(void) { task = &tasks[0], cross_open(); }
+static void open_maze(void) { task = &tasks[1], opt.patches = 1, maze_task_open(); }
+static void open_video(void) { task = &tasks[2], video_open(); }
+static void open_series(void) {                                     // forty days of two series
+    char text[4096] = "date,a,b\n";
+    Rng r = rng(1, RNG_INIT, 0);
+    for (int i = 0; i < 40; i++) snprintf(text + strlen(text), 64, "2026-%02d-%02d,%d,%d\n", 1 + i / 28, 1 + i % 28, i * 7 % 5, i * 3 % 11);
+    const char *error = series_parse(&data.series, text, strlen(text));
+    if (!error) error = series_prepare(&data.series, "", 4, 4, &r);
+    CHECK(!error, "%s", error);
+    task = &tasks[3], token.C = data.series.dims, token.E = series_covariate_count(&data.series), token.window = opt.tokens;
+}
+static void test_allocations(void) {
+    enum { B = 2, T = 20, S = 4, C = 4 };
+    counting = true;
+    long start = allocations, second = 0;
+    free(NEW(int, 1));
+    CHECK(allocations == start + 1, "%ld allocations are counted for one", allocations - start);
+    counting = false;
+    check_training("rnn", "independent", false, open_cross);
+    check_training("rnn", "teacher", false, open_maze);
+    check_training("transformer", "independent", false, open_maze);
+    check_training("transformer", "teacher", true, open_video);
+    check_training("rnn", "full", false, open_series);
+    check_training("transformer", "independent", true, open_series);
+
+    Schedule s = schedule_create(SCHEDULE_SIGMOID, LEVELS);
+    const Scaling scaling = {.obs = 2, .std = {1, 1}};
+    const double target[2*B] = {1, 2, 3, 4};
+    const Goal goal = {&scaling, target, 2, 1, true};
+    const Guide guide = {.scale = 1, .futures = 1, .strength = guided, .gradient = goal_gradient, .goal = &goal}, futures = {.scale = 1, .futures = 3, .strength = guided, .gradient = goal_gradient, .goal = &goal};
+    for (int kind = 0; kind < 6; kind++) {                          // rnn, causal, not causal; with guidance
+        bool on = kind >= 3;
+        Net n = make_net(kind % 3 == 0 ? rnn(C, 2, 2, 0) : transformer(C, kind % 3 == 1, 1, 2), B, 40);
+        Sampling how = plainly(PRED_V, PYRAMID, S, 1, 1);
+        int from[T], to[T], given = 6, rows_done = 0;
+        how.shown = 3, how.true_noise = true;
+        if (on) how.guide = kind == 3 ? &futures : &guide;
+        Sampler p = sampler_create(&n, &s, how, B, T, 5);
+        p.given = given;
+        if (kind % 3 == 0) sampler_start(&p, NULL);
+        counting = true;
+        for (int at = given; at < T; at += 2) {
+            int hi = at + 2, lo = hi > p.window ? hi - p.window : 0, rows = matrix_rows(PYRAMID, 2, S, 1);
+            if (on && kind == 3) lo = 0;
+            for (int m = 0; m < rows - 1; m++) {
+                for (int t = lo; t < hi; t++) from[t - lo] = t < at ? 0 : matrix_entry(PYRAMID, m, t - at, 2, S, 1), to[t - lo] = t < at ? 0 : matrix_entry(PYRAMID, m + 1, t - at, 2, S, 1);
+                sample_row(&p, lo, hi, from, to);
+                if (++rows_done == 2) second = allocations;
+            }
+        }
+        CHECK(allocations == second && rows_done == 35, "sampler %d: %ld allocations after row 2, %ld after row %d", kind, second, allocations, rows_done);
+        counting = false;
+        sampler_free(&p), net_free(&n);
+    }
+    schedule_free(&s);
+    tape.off = false;
+}
+#endif
+
 int main(void) {
 #ifdef _OPENMP
     omp_set_num_threads(1);                              // many small passes: threads would wait for each other most of the time
@@ -628,5 +873,9 @@ int main(void) {
     test_loss();
     if (REAL_IS_DOUBLE) test_gradients();
     test_guided(), test_guidance();
+    test_elbo(), test_statistics();
+#ifdef COUNTS_ALLOCATIONS
+    test_allocations();
+#endif
     return finish(REAL_IS_DOUBLE ? "test_df (double)" : "test_df (float, fast kernels)");
 }
