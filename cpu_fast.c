@@ -17,6 +17,7 @@ enum { VW = 4, MR = 6, NV = 2 };
 #endif
 typedef float   vec  __attribute__((vector_size(VW * 4), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(VW * 4), aligned(4), may_alias));
+typedef uint32_t uvec __attribute__((vector_size(VW * 4), aligned(4), may_alias));
 #define UNROLL _Pragma("GCC unroll 16")         // accumulators stay in registers only if every loop over them is unrolled
 #if defined(__x86_64__)                         // no instruction: says that x now differs from memory, or gcc loads it again for every use
 #define KEEP(x) __asm__("" : "+x"(x))
@@ -73,7 +74,7 @@ static inline vec vexp(vec x) {
     p = p*r + 0.5f;
     p = p*r + 1.0f;
     p = p*r + 1.0f;
-    ivec two_n = ((ivec)magic - 0x4B400000 + 127) << 23;
+    uvec two_n = ((uvec)magic - 0x4B400000 + 127) << 23;        // unsigned: of an x far below -87 it is any number, and not used
     return choose(x < -87.0f, (vec){0}, p * (vec)two_n);
 }
 
