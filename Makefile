@@ -105,7 +105,7 @@ kernel-table:
 
 # removes what was built, not what was downloaded or trained      make clean all
 clean:
-	rm -rf $(BUILD) $(PROGRAMS) $(EMULATED) bd3lm_debug
+	rm -rf $(BUILD) $(PROGRAMS) $(EMULATED) $(DEBUG)
 
 # ---- tests --------------------------------------------------------------------------------------------------------------------
 # The plain kernels in double are the oracle of parity, and let gradients be checked to 1e-7.
@@ -166,6 +166,7 @@ test-long:
 
 # sanitizers and the fake device: memory of tensors is out of reach except inside kernels and transfers      make debug && ./bd3lm_debug train --steps 2
 DEBUG_CFLAGS = -std=gnu11 -O1 -g -Wall -Wextra -fno-math-errno $(OPENMP) -fsanitize=address,undefined -fno-sanitize-recover=undefined -DFAKE_DEVICE
-debug: bd3lm_debug
-bd3lm_debug: bd3lm.c cpu_kernels.c cpu_fast.c $(HEADERS) $(BUILD)/flags
-	$(CC) $(DEBUG_CFLAGS) bd3lm.c cpu_kernels.c cpu_fast.c -o $@ $(LDLIBS)
+DEBUG = $(PROGRAMS:%=%_debug)
+debug: $(DEBUG)
+$(DEBUG): %_debug: %.c cpu_kernels.c cpu_fast.c $(HEADERS) $(BUILD)/flags
+	$(CC) $(DEBUG_CFLAGS) $< cpu_kernels.c cpu_fast.c -o $@ $(LDLIBS)
