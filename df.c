@@ -83,7 +83,7 @@ static Option options[] = {
     {"stabilise-with", TEXT, &opt.stabilise_with, 0, 0, " sample eval ", "label: the level and the scale alone, or noise: real noise too", false, false},
     {"stabilise-truth", FLAG, &opt.stabilise_truth, 0, 1, " sample eval ", "given tokens too", false, false},
     {"plan",     INT,  &opt.plan,      1, 1e4, " sample eval ", "cross: tokens of a plan without memory; half of --tokens if not given", false, false},
-    {"guidance", REAL, &opt.guidance,  0, 1e6, " sample eval ", "maze2d: scale of the guidance to the goal; 0: off", false, false},
+    {"guidance", REAL, &opt.guidance,  0, 1e38, " sample eval ", "maze2d: scale of the guidance to the goal; 0: off", false, false},
     {"futures",  INT,  &opt.futures,   1, 1000, " sample eval ", "maze2d, rnn: futures that the guidance of a token is averaged over (Monte-Carlo guidance)", false, false},
     {"replan",   INT,  &opt.replan,    1, 1e5, " eval ", "maze2d: steps that are done before a new plan", false, false},
     {"controller", TEXT, &opt.controller, 0, 0, " eval ", "maze2d: pd: follows the plan's positions; actions: those of the plan; straight, waypoints: without a network", false, false},
@@ -963,13 +963,18 @@ static const Task *task;
 static bool recurrent(void) { return CHOICE("net", opt.net, ((const char *const[]){"rnn", "transformer"})) == 0; }
 static Noise noise_mode(void) { return (Noise)CHOICE("noise", opt.noise, noise_name); }
 static Objective objective(void) { return (Objective)CHOICE("objective", opt.objective, objective_name); }
-static Schedule schedule(void) { return schedule_create((ScheduleKind)CHOICE("schedule", opt.schedule, schedule_name), opt.levels); }
+static Schedule schedule(void) {
+    Schedule s = schedule_create((ScheduleKind)CHOICE("schedule", opt.schedule, schedule_name), opt.levels);
+    for (int k = 0; k < s.K; k++) if (!(s.beta[k] < 1)) die("--schedule %s: with --levels %d nothing is left of the signal at level %d (more than 20 are needed)", opt.schedule, opt.levels, k);
+    return s;
+}
 static NetConfig net_config(void) {
     NetConfig c = {.recurrent = recurrent(), .causal = opt.causal, .C = token.C, .E = token.E, .Z = opt.state, .W = opt.width, .N = opt.level_width, .M = opt.layers, .G = opt.cells,
                    .first = token.first, .d = opt.width, .NH = opt.heads, .ff = 4 * opt.width, .NL = opt.layers, .P = opt.patches * opt.patches, .K = opt.levels, .window = token.window};
     if (c.recurrent && c.Z % c.G) die("--cells %d do not divide --state %d", c.G, c.Z);
     if (!c.recurrent && c.d % c.NH) die("--heads %d do not divide --width %d", c.NH, c.d);
     if (c.recurrent && c.P > 1) die("--patches %d belong to --net transformer", opt.patches);
+    if (c.P > 1 && strcmp(task->name, "video")) die("--patches %d belong to --task video", opt.patches);
     if (!c.recurrent && token.first && !strcmp(task->name, "cross")) die("--task cross: its start is the first state of --net rnn; a transformer has none");
     if (!c.recurrent && !c.causal && noise_mode() == TEACHER) die("--noise teacher: a history needs --net rnn, or --causal");
     if ((double)opt.batch * token.window * token.C > 1e9) die("--batch %d: more than a billion numbers", opt.batch);
@@ -988,6 +993,8 @@ static void watch_row(Sampler *s, const int *from, const int *to) {
     if (isatty(STDOUT_FILENO)) { fflush(stdout); usleep(20000); } else printf("\n");
 }
 
+// Not more numbers than an int counts, with those of the pictures
+static void limit_samples(int T) { if ((double)opt.samples * T * token.C > 2e8) die("--samples %d of %d tokens: more than 200 million numbers", opt.samples, T); }
 // How to sample, from the options
 static Sampling sampling(void) {
     static const char *const samplers[] = {"ddim", "ddpm"}, *const withs[] = {"label", "noise"};
@@ -999,7 +1006,9 @@ static Sampling sampling(void) {
     if (how.ddpm) how.S = opt.levels;
     if (how.S > opt.levels) die("--sampling-steps %d: there are %d levels", how.S, opt.levels);
     if (opt.stabilise > opt.levels) die("--stabilise %d: there are %d levels", opt.stabilise, opt.levels);
-    if ((how.matrix == PYRAMID || how.matrix == TRAPEZOID) && floor(how.u * (token.window + opt.length)) > 1e8) die("--uncertainty %g: too many rows", how.u);
+    if ((how.matrix == PYRAMID || how.matrix == TRAPEZOID) && how.u * (token.window + opt.length) > 1e8) die("--uncertainty %g: too many rows", how.u);
+    if (how.matrix == AUTOREGRESSIVE && (double)how.S * (token.window + opt.length) > 1e8) die("--sampling-steps %d: too many rows", how.S);
+    limit_samples(opt.length ? opt.length : !strcmp(task->name, "video") ? 10 * token.window : token.window);
     return how;
 }
 // The network for rows of up to n tokens of B sequences, with the averaged weights
@@ -1024,18 +1033,22 @@ static FILE *create_csv(const char *name, const char *header) {
     fprintf(f, "%s\n", header);
     return f;
 }
+static void close_csv(FILE *f, const char *name) {
+    int error = fflush(f) || ferror(f) ? errno : 0;
+    if (fclose(f) || error) die("cannot write %s: %s", path_in(opt.out, name).text, strerror(error ? error : errno));
+}
 
 #include "data/tasks.h"  // brings: tasks[], and through its own headers mazes, bouncing sprites, tables
 
 // ---- 9. training ---------------------------------------------------------------------------------------------------------------
 
-// The task, and its defaults for all options that nobody has given. An entry "net:name" counts for that network alone.
-static void choose_task(void) {
+// The task, and its defaults for all options that nobody has given, if they are wanted. An entry "net:name" counts for that network alone.
+static void choose_task(bool defaults) {
     static char out[64];
     int i = 0;
     while (tasks[i].name && strcmp(tasks[i].name, opt.task)) i++;
     if (!(task = &tasks[i])->name) die("--task %s: cross, maze2d, video or series", opt.task);
-    for (int both = 0; both < 2; both++)                // those of a network come second, when the network is known
+    for (int both = 0; defaults && both < 2; both++)    // those of a network come second, when the network is known
         for (const char *const (*p)[2] = task->preset; (*p)[0]; p++) {
             const char *colon = strchr((*p)[0], ':'), *name = colon ? colon + 1 : (*p)[0];
             if ((colon != NULL) != both || (colon && strncmp(opt.net, (*p)[0], (size_t)(colon - (*p)[0])))) continue;
@@ -1083,13 +1096,13 @@ static void save(int done) { checkpoint_save(checkpoint_path().text, &training.n
 
 // Options of the checkpoint in --out, and the task's data. Ends the program if there is none.
 static SafeTensors open_checkpoint(int *done, const char *may_change) {
-    choose_task();
+    choose_task(false);                                 // only the checkpoint knows the task for certain
     Path path = checkpoint_path();
     if (!exists(path.text)) die("%s: no checkpoint (./df train --task %s --out %s makes one)", path.text, opt.task, opt.out);
     SafeTensors st = st_open(path.text);
     *done = checkpoint_options(&st, path.text, options, may_change);
     for (Option *o = options; o->name; o++) if (o->saved) o->given = true;
-    choose_task();
+    choose_task(true);
     task->open();
     return st;
 }
@@ -1097,7 +1110,7 @@ static SafeTensors open_checkpoint(int *done, const char *may_change) {
 static int run_train(int files, char **file) {
     (void)files, (void)file;
     set_up();
-    choose_task();
+    choose_task(!opt.resume);
     Path place = checkpoint_path();
     Net *net = &training.net;
     SafeTensors st = {0};
@@ -1145,6 +1158,7 @@ static bool parse_observed(const char *text, bool *observed, int T) {
         if (*end == '-') { p = end + 1; to = strtol(p, &end, 10); if (end == p) return false; }
         if (from < 0 || to < from || to >= T || (*end && *end != ',')) return false;
         for (long t = from; t <= to; t++) observed[t] = true;
+        if (*end && !end[1]) return false;
         p = *end ? end + 1 : end;
     }
     return true;
@@ -1153,6 +1167,7 @@ static void elbo_evaluate(void) {
     int B = opt.samples, T = token.window, C = token.C;
     bool *observed = NEW(bool, T);
     if (!recurrent() && !opt.causal) die("--elbo: the bound goes from the past to the future: --net rnn, or --causal");
+    limit_samples(T);
     if (!parse_observed(opt.observed, observed, T)) die("--observed %s: tokens from 0 to %d as 0-3,7", opt.observed, T - 1);
     NetConfig c = net_config();
     Batch b = batch_create(B, T);
@@ -1216,6 +1231,8 @@ static int run_sample(int files, char **file) {
 }
 static int run_eval(int files, char **file) {
     (void)files, (void)file;
+    const char *const bound[] = {"observed", "draws"};
+    for (int i = 0; i < 2; i++) if (given(bound[i]) && !opt.elbo) die("--%s belongs to --elbo", bound[i]);
     open_run();
     return run_network(opt.elbo ? elbo_evaluate : task->evaluate);
 }

@@ -47,6 +47,7 @@ static void maze_task_open(void) {
     double sum[6] = {0}, sum2[6] = {0}, mean[6], std[6];
     for (int i = 0; i < n; i++) for (int j = 0; j < 6; j++) { double x = (double)(j < 4 ? data.obs[4*i + j] : data.act[2*i + j - 4]); sum[j] += x, sum2[j] += x*x; }
     for (int j = 0; j < 6; j++) mean[j] = sum[j] / n, std[j] = sqrt(sum2[j] / n - mean[j]*mean[j]);
+    for (int j = 0; j < 6; j++) if (!(std[j] > 1e-6)) die("--maze %s: too small, the ball never moves in its data", opt.maze);
     data.scaling = (Scaling){.obs = positions ? 2 : 4, .act = positions ? 0 : 2}, data.whole = (Scaling){.obs = 4, .act = 2};
     memcpy(data.whole.mean, mean, sizeof mean), memcpy(data.whole.std, std, sizeof std);
     memcpy(data.scaling.mean, mean, sizeof mean), memcpy(data.scaling.std, std, sizeof std);
@@ -112,7 +113,7 @@ static void series_open(void) {
     int held = data.series.steps / 18;                  // a year of wind
     const char *error = series_prepare(&data.series, "", held, held, &r);
     if (error) die("%s: %s", opt.csv, error);
-    if (data.series.train < opt.tokens + 1) die("%s: its %d training steps are fewer than --tokens %d", opt.csv, data.series.train, opt.tokens);
+    if (data.series.train < opt.tokens) die("%s: its %d training steps are fewer than --tokens %d", opt.csv, data.series.train, opt.tokens);
     token.C = data.series.dims, token.E = series_covariate_count(&data.series), token.window = opt.tokens;
 }
 static void series_tokens(real *x, real *cond, const Series *s, int at, int T) {
@@ -178,7 +179,7 @@ static void cross_run(bool draw) {
             if (t) picture_line(&p, left + 130 + 100*before[0], 130 - 100*before[1], left + 130 + 100*q[0], 130 - 100*q[1], 1.5, (unsigned[]){0x1f77b4, 0xd62728, 0x2ca02c, 0x9467bd}[b % 4]);
         }
         Path png = path_in(opt.out, "cross.png");
-        picture_save(&p, png.text), picture_free(&p), fclose(csv);
+        close_csv(csv, "cross.csv"), picture_save(&p, png.text), picture_free(&p);
         printf("wrote %s: data, with memory, without\n", png.text);
     }
     printf("%s: task=cross samples=%d straight=%.3f v=%.3f back=%.3f off=%.3f no_memory_plan=%d no_memory_straight=%.3f no_memory_v=%.3f no_memory_back=%.3f no_memory_off=%.3f", verb_name, B,
@@ -208,12 +209,14 @@ static void maze_plan(double *plan, Sampling how, const Goal *goal, const Episod
     close_sampler(&s);
     free(first);
 }
+static bool goals_are_random(void) { return CHOICE("goals", opt.goals, ((const char *const[]){"single", "multi"})) == 1; }
+static void check_futures(void) { if (!recurrent() && opt.futures > 1) die("--futures %d: Monte-Carlo guidance needs --net rnn", opt.futures); }
 static void maze_evaluate(void) {
-    static const char *const controllers[] = {"pd", "actions", "straight", "waypoints"}, *const goals[] = {"single", "multi"};
+    static const char *const controllers[] = {"pd", "actions", "straight", "waypoints"};
     int B = opt.samples, fs = opt.frames, ch = scaling_channels(&data.scaling), steps = data.maze.steps, most = (steps + fs - 1) / fs, who = CHOICE("controller", opt.controller, controllers);
-    bool multi = CHOICE("goals", opt.goals, goals) == 1;
+    bool multi = goals_are_random();
     if (who == 1 && positions_only()) die("--controller actions: this network plans positions only");
-    if (!recurrent() && opt.futures > 1) die("--futures %d: Monte-Carlo guidance needs --net rnn", opt.futures);
+    check_futures();
     if (!recurrent() && most > opt.tokens) most = opt.tokens;
     Sampling how = sampling();
     Guide guide = {.scale = opt.guidance, .futures = opt.futures, .strength = guided, .gradient = goal_gradient};
@@ -253,11 +256,11 @@ static void maze_evaluate(void) {
         if (e[b].R) reached++, reach += e[b].first_reach;
         fprintf(csv, "%d,%d,%.2f,%d,%d,%d,%d\n", b, e[b].R, score, e[b].first_reach, e[b].if_stay, e[b].hits, e[b].collisions);
     }
-    fclose(csv);
+    close_csv(csv, "episodes.csv");
     double mean = sum / B, error = B > 1 ? sqrt(fmax(0, sum2 / B - mean*mean) / (B - 1)) : NAN;
     printf("eval: task=maze2d maze=%s controller=%s matrix=%s guidance=%g futures=%d episodes=%d return=%.2f stderr=%.2f score=%.2f score_stderr=%.2f reached=%.3f first_reach=%.1f return_if_stay=%.1f "
            "wall_steps=%.1f collisions=%.1f", opt.maze, opt.controller, opt.matrix, opt.guidance, opt.futures, B, mean, error, maze_score(&data.maze, mean),
-           maze_score(&data.maze, error) - maze_score(&data.maze, 0), reached / B, reach / reached, stay / B, hits / B, collisions / B);
+           maze_score(&data.maze, error) - maze_score(&data.maze, 0), reached / B, reached ? reach / reached : NAN, stay / B, hits / B, collisions / B);
     free(e), free(c), free(r), free(goal), free(plan), free(positions);
 }
 // Plans while they denoise: a row of pictures for each, walls where the physics has them
@@ -265,15 +268,17 @@ static struct { int stages, next; double *x; } stages;                  // (stag
 static void keep_stage(Sampler *s, const int *from, const int *to) {
     int C = s->net->c.C, ch = scaling_channels(&data.scaling), fs = opt.frames, ahead = recurrent() ? 0 : 1, H = opt.length ? opt.length : opt.tokens, rows = s->how.matrix_rows(s->how.matrix, H, s->how.S, s->how.u) - 1;
     if (opt.watch) watch_row(s, from, to);
-    if (s->rows < (stages.next * (long)rows) / (stages.stages - 1)) return;
-    double *to_x = stages.x + (size_t)stages.next++ * (size_t)(s->B * H * fs * 2);
-    for (int b = 0; b < s->B; b++) for (int i = 0; i < H*fs; i++) for (int j = 0; j < 2; j++)
-        to_x[(b*H*fs + i)*2 + j] = (double)s->x[((size_t)b*(size_t)s->T + (size_t)ahead)*(size_t)C + (size_t)(i*ch + j)] * data.scaling.std[j] + data.scaling.mean[j];
+    for (; stages.next < stages.stages && s->rows >= (stages.next * (long)rows) / (stages.stages - 1); stages.next++) {    // of few rows one may be several stages
+        double *to_x = stages.x + (size_t)stages.next * (size_t)(s->B * H * fs * 2);
+        for (int b = 0; b < s->B; b++) for (int i = 0; i < H*fs; i++) for (int j = 0; j < 2; j++)
+            to_x[(b*H*fs + i)*2 + j] = (double)s->x[((size_t)b*(size_t)s->T + (size_t)ahead)*(size_t)C + (size_t)(i*ch + j)] * data.scaling.std[j] + data.scaling.mean[j];
+    }
 }
 static void maze_sample(void) {
     enum { STAGES = 6, CELL = 30 };
     int B = opt.samples, fs = opt.frames, H = opt.length ? opt.length : opt.tokens;
-    bool multi = !strcmp(opt.goals, "multi");
+    bool multi = goals_are_random();
+    check_futures();
     if (!recurrent() && H > opt.tokens) die("--length %d: a transformer that was trained on %d tokens plans no more", H, opt.tokens);
     Sampling how = sampling();
     double *goal = NEW(double, 2*B), *plan = NEW(double, B*H*opt.frames*scaling_channels(&data.scaling));
@@ -311,7 +316,7 @@ static void maze_sample(void) {
         if (b < shown) picture_disc(&p, PX(e[b].ball.q), PY(e[b].ball.q), 4, 0x0000c0), picture_disc(&p, PX(e[b].target), PY(e[b].target), 5, 0x00a000);
     }
     Path png = path_in(opt.out, "maze.png");
-    picture_save(&p, png.text), picture_free(&p), fclose(csv);
+    close_csv(csv, "maze.csv"), picture_save(&p, png.text), picture_free(&p);
     double near = 0;
     for (int b = 0; b < B; b++) {
         double least = INFINITY;
@@ -375,7 +380,7 @@ static void video_run(bool draw) {
         if (t >= given_frames) late += m[0] / (T - given_frames), objects += m[2] / (T - given_frames);
         last_error = m[0];
     }
-    fclose(csv);
+    close_csv(csv, "video.csv");
     if (draw) {
         Path png = path_in(opt.out, "video.png");
         picture_save(&sheet, png.text);
@@ -405,7 +410,7 @@ static void forecast_conditions(Sampler *s, int at, int n) {            // of to
 }
 static void series_run(bool draw) {
     Series *c = &data.series;
-    int N = opt.samples, T = opt.length ? opt.length : opt.tokens, D = c->dims, context = opt.context, H = T - context, test = c->train + c->validation, windows = (c->steps - test) / H;
+    int N = opt.samples, T = opt.length ? opt.length : opt.tokens, D = c->dims, context = opt.context, H = T - context, test = c->train + c->validation, windows = H > 0 ? (c->steps - test) / H : 0;
     if (H < 1) die("--context %d leaves nothing to forecast of %d tokens", context, T);
     if (test < context || windows < 1) die("%s: the test part is shorter than a forecast of %d steps", opt.csv, H);
     if (N < 20) die("--samples %d: the quantiles of a forecast need at least 20", N);
@@ -446,7 +451,7 @@ static void series_run(bool draw) {
         close_sampler(&s);
         progress(w == windows - 1, "window %d/%d | CRPS_sum %.4f", w + 1, windows, total[0] / size);
     }
-    fclose(csv);
+    close_csv(csv, "series.csv");
     printf("%s: task=series windows=%d steps=%d samples=%d crps_sum=%.4f last_value=%.4f seasonal_naive=%.4f var1=%.4f crps_unnormalised=%.3f var1_unnormalised=%.3f", verb_name, windows, H, N,
            total[0] / size, total[1] / size, total[2] / size, total[3] / size, exact[0] / (windows * H), exact[3] / (windows * H));
     free(sample), free(other);

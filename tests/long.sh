@@ -121,6 +121,9 @@ debug_program() {
     ./bd3lm_debug sample --out $dir/debug --samples 3 --chars 50 --sampler ancestral --sampling-steps 5 && ./bd3lm_debug sample --out $dir/debug --samples 3 --chars 50 --quality && ./bd3lm_debug check $golden >/dev/null && echo "1 passed, 0 failed"
 }
 part "make debug: train, eval, sample, check" debug_program
+# all of df's command line on that build; what a refused run leaves in memory goes with it
+df_debug_program() { make -s debug build/poison all && rm -rf $dir/scratch/cli_df && ASAN_OPTIONS=detect_leaks=0 DF=./df_debug sh tests/cli_df.sh $dir/scratch; }
+part "make debug: the command line of df" df_debug_program
 
 # the fake device must catch a program that reads tensor memory itself
 cat >$dir/stray.c <<'END'
