@@ -37,6 +37,7 @@ if [ -n "${EMU:-}" ]; then                               # the CUDA kernels, on 
     part env OMP_NUM_THREADS=1 ./bd3lm_emu check --device cuda $supported
     part env OMP_NUM_THREADS=1 ./df_emu check --device cuda $(sh tests/supported.sh tests/golden/df)
     part env OMP_NUM_THREADS=1 sh tests/device.sh ./bd3lm_emu "$scratch/device"
+    part env OMP_NUM_THREADS=1 sh tests/device_df.sh ./df_emu "$scratch/device_df"
 else echo "         skipped: no C++ compiler for the emulated CUDA kernels"
 fi
 echo "$passed passed, $failed failed"
