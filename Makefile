@@ -110,7 +110,7 @@ clean:
 # ---- tests --------------------------------------------------------------------------------------------------------------------
 # The plain kernels in double are the oracle of parity, and let gradients be checked to 1e-7.
 DOUBLE = -Dreal=double
-TESTS  = $(BUILD)/test_common $(BUILD)/test_video $(BUILD)/test_series $(BUILD)/test_maze $(BUILD)/test_ops $(BUILD)/test_bd3lm64 $(BUILD)/test_bd3lm $(BUILD)/test_df64 $(BUILD)/test_df $(BUILD)/test_check_bd3lm $(BUILD)/test_check_df $(PROGRAMS:%=$(BUILD)/%64) $(BUILD)/poison $(BUILD)/fuzz
+TESTS  = $(BUILD)/test_common $(BUILD)/test_video $(BUILD)/test_series $(BUILD)/test_maze $(BUILD)/test_ops $(BUILD)/test_bd3lm64 $(BUILD)/test_bd3lm $(BUILD)/test_df64 $(BUILD)/test_df $(BUILD)/test_check_bd3lm $(BUILD)/test_check_df $(PROGRAMS:%=$(BUILD)/%64) $(BUILD)/poison $(BUILD)/fuzz $(BUILD)/fuzz_df
 TEST_HEADERS = $(HEADERS) tests/check.h tests/allocations.h
 
 $(BUILD)/cpu64.so: cpu_kernels.c kernels.h $(BUILD)/flags
@@ -137,7 +137,9 @@ $(BUILD)/test_%: tests/test_%.c $(PROGRAMS:%=%.c) $(KERNELS) $(TEST_HEADERS) $(B
 # the fuzzer wants sanitizers; a compiler without them must do
 SANITIZE = $(if $(call accepts,-fsanitize=address -fsanitize=undefined),-O1 -g -fsanitize=address -fsanitize=undefined -fno-sanitize-recover=undefined)
 $(BUILD)/fuzz: tests/fuzz.c bd3lm.c $(KERNELS) $(TEST_HEADERS) $(BUILD)/flags
-	$(CC) $(CFLAGS) $(SANITIZE) $< $(KERNELS) -o $@ $(LDLIBS)
+	$(CC) $(CFLAGS) $(SANITIZE) -DPROGRAM='"../bd3lm.c"' $< $(KERNELS) -o $@ $(LDLIBS)
+$(BUILD)/fuzz_df: tests/fuzz.c df.c $(KERNELS) $(TEST_HEADERS) $(BUILD)/flags
+	$(CC) $(CFLAGS) $(SANITIZE) -DPROGRAM='"../df.c"' -DDF $< $(KERNELS) -o $@ $(LDLIBS)
 $(BUILD)/kill: tests/kill.c io.h kernels.h tests/check.h $(BUILD)/flags
 	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
 $(BUILD)/poison: tests/poison.c io.h $(BUILD)/flags

@@ -269,9 +269,9 @@ struct Net {
 // sin(p f_i) | cos(p f_i) of n integers p from `first` on, f_i = 10000^(-i/(F/2 - 1)) -> (1,n,F), persistent. Phases in double.
 static Tensor *sinusoids(int first, int n, int F) {
     size_t size = (size_t)n * (size_t)F;
-    real *table = arena_take(&persistent, size * sizeof(real)), *values = NEW(real, size);
+    real *table = arena_take(&persistent, size * sizeof(real)), *values = NEW(real, dry ? 0 : size);
     int half = F / 2;
-    for (int i = 0; i < n; i++)
+    for (int i = 0; !dry && i < n; i++)
         for (int j = 0; j < half; j++) {
             double phase = (first + i) * exp(-log(10000.0) * j / (half > 1 ? half - 1 : 1));
             values[(size_t)i*(size_t)F + (size_t)j] = (real)sin(phase), values[(size_t)i*(size_t)F + (size_t)(half + j)] = (real)cos(phase);

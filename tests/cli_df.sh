@@ -33,6 +33,11 @@ table() {
     check "$1 is no table of $3 rows below $2" awk -F, -v header="$2" -v rows="$3" -v text="${4:-0}" '
         NR == 1 { bad = $0 != header; n = NF } NR > 1 { if (NF != n) bad = 1; for (i = text + 1; i <= NF; i++) if ($i !~ /^-?[0-9]+(\.[0-9]+)?$/) bad = 1 } END { exit bad || NR != rows + 1 }' "$1"
 }
+# plans FILE PLANS STEPS: walls, a start and a goal for each plan, five stages of it
+plans() {
+    check "$1: a kind of row is missing, or there are too many" awk -F, -v n="$2" -v steps="$3" 'NR == 1 { bad = $0 != "kind,plan,stage,t,x,y"; next }
+        { k[$1]++; if (NF != 6 || $5 !~ /^-?[0-9.]+$/ || $6 !~ /^-?[0-9.]+$/) bad = 1 } END { exit bad || !k["wall"] || k["start"] != n || k["goal"] != n || k["plan"] != 5*n*steps || NR != 1 + k["wall"] + 2*n + k["plan"] }' "$1"
+}
 # picture FILE [WIDTHxHEIGHT]: a whole PNG: signature, header, and the end where the file ends
 picture() {
     head=$(od -An -v -tx1 -N24 "$1" | tr -d ' \n') end=$(tail -c 12 "$1" | od -An -v -tx1 | tr -d ' \n')
@@ -110,7 +115,7 @@ for net in rnn transformer; do
     trained maze_$net $maze --net $net
     sampled maze_$net maze.csv $quick
     last_draws sample task samples plans_that_pass_the_goal $rows
-    table "$dir/maze_$net/maze.csv" plan,stage,t,x,y $((2*5*8))
+    plans "$dir/maze_$net/maze.csv" 2 8
     [ -z $png ] || picture "$dir/maze_$net/maze.png" 770x308
     expect 0 '' $df eval --out "$dir/maze_$net" $quick --replan 150 --controller pd --goals multi
     says '^eval: task=maze2d maze=umaze controller=pd matrix=pyramid guidance=0 futures=1 episodes=2 return=.* stderr=.* score=.* score_stderr=.* reached=.* first_reach=.* return_if_stay=.* wall_steps=.* collisions=.* rows=.* asked=.* naive=.* seconds='
@@ -123,11 +128,11 @@ says ' controller=waypoints .* reached=1.000 '
 expect 0 '' $df eval --out "$dir/maze_rnn" --samples 2 --controller straight
 # plans of fewer rows than the picture has stages: the last stage is the plan, not the zeros that no ball stands at
 draws --out "$dir/maze_rnn" --samples 2 --sampling-steps 2 --matrix full_sequence
-table "$dir/maze_rnn/maze.csv" plan,stage,t,x,y $((2*5*8))
-check "a stage of the picture was not kept" awk -F, '$2 == 5 && $4 == 0 && $5 == 0 { n++ } END { exit n > 0 }' "$dir/maze_rnn/maze.csv"
+plans "$dir/maze_rnn/maze.csv" 2 8
+check "a stage of the picture was not kept" awk -F, '$1 == "plan" && $3 == 5 && $5 == 0 && $6 == 0 { n++ } END { exit n > 0 }' "$dir/maze_rnn/maze.csv"
 # defaults of the task, though only the checkpoint knows which it is
 draws --out "$dir/maze_rnn"
-says ' samples=8 .* sampling-steps=20 '
+says ' samples=8 .* matrix=pyramid .* sampling-steps=20 '
 
 for patches in 1 4; do
     trained video_$patches $video --patches $patches
@@ -167,9 +172,10 @@ for choice in '--noise teacher' '--noise full'; do
 done
 expect 0 '' $df train $maze --net transformer --causal --channels all --steps 2 --force --out "$dir/kind"
 expect 0 '' $df eval --out "$dir/kind" $quick --replan 150 --controller actions --guidance 1
+draws --out "$dir/cross" $quick --matrix pyramid
 cp "$dir/cross/cross.csv" "$dir/one"
 for choice in '--matrix full_sequence' '--matrix autoregressive' '--matrix trapezoid' '--uncertainty 4' '--stabilise 0' '--stabilise 30 --stabilise-with noise' '--sampler ddpm' '--eta 1' '--plan 1' '--length 9'; do
-    draws --out "$dir/cross" --samples 2 $(case $choice in *ddpm) ;; *) echo --sampling-steps 5 ;; esac) $choice
+    draws --out "$dir/cross" --samples 2 --matrix pyramid $(case $choice in *ddpm) ;; *) echo --sampling-steps 5 ;; esac) $choice
     other "$dir/cross/cross.csv" "$dir/one" "$choice changes nothing"
 done
 draws --out "$dir/video_rnn" $quick --length 9; cp "$dir/video_rnn/video.csv" "$dir/one"
@@ -188,7 +194,7 @@ for choice in 'full_sequence 6' 'pyramid 11' 'autoregressive 31' 'trapezoid 8'; 
     says "schedule.png: ${choice#* } rows from top to bottom, 6 tokens from left to right"
     picture "$dir/schedule.png" $((400/6*6))x$((400 / ${choice#* } * ${choice#* }))
 done
-draws --out "$dir/cross" $quick --watch
+draws --out "$dir/cross" $quick --matrix pyramid --watch
 says '^ *1 .*[█▇] *| [-+][0-9.]* '
 says '^ *10 [ ▁]* *| '
 check "--watch in a pipe writes terminal codes" sh -c '! grep -q "$(printf "\033")" "$1"' sh "$dir/stdout"
@@ -265,7 +271,7 @@ done
 expect 1 'ddpm takes every level: --sampling-steps is 30' $df sample --out "$dir/cross" $quick --sampler ddpm
 # a matrix always reaches zero: it has as many rows as its last token needs, so only an impossible or endless delay is left to ask for
 for u in -1 nan inf 1e5; do expect 2 'number from 0 to 10000' $df sample --out "$dir/cross" $quick --uncertainty $u; done
-expect 1 '--uncertainty 10000: too many rows' $df sample --out "$dir/cross" $quick --uncertainty 1e4 --length 100000
+expect 1 '--uncertainty 10000: too many rows' $df sample --out "$dir/cross" $quick --matrix pyramid --uncertainty 1e4 --length 100000
 expect 1 '--samples 100000 of 100000 tokens: more than' $df sample --out "$dir/cross" --sampling-steps 5 --samples 100000 --length 100000
 expect 1 'cannot write .*/none/a.png' $df sample --out "$dir/cross" $quick --schedule-png "$dir/none/a.png"
 expect 1 'picture of .* is not possible' $df sample --out "$dir/cross" $quick --matrix autoregressive --length 20000 --schedule-png "$dir/x.png"

@@ -1,5 +1,5 @@
 // fuzz.c: fuzz SCRATCH N [FIRST] [FILE...] gives N broken files (numbers FIRST, FIRST + 1, ...; the same for the same number) to every reader: the header of
-// safetensors, checkpoints, golden files (FILE...), texts and byte pairs, series. A reader must accept or refuse with one line: no crash, no sanitizer's report, no memory
+// safetensors, checkpoints, golden files (FILE...), texts and byte pairs, series; of bd3lm, or of df. A reader must accept or refuse with one line: no crash, no sanitizer's report, no memory
 // on the word of a file. Every message of st_parse() and of series_parse() and every way in which a checkpoint is refused must be reached, and some files of each kind be accepted.
 // Broken how: the header is cut into JSON tokens, and a token is dropped, doubled, swapped or replaced by one that is unlikely to be expected; then bytes and lengths.
 #define TESTING
@@ -18,8 +18,10 @@ __attribute__((noreturn)) static void end(int status) { longjmp(ended, status ? 
 static void note(int line, const char *format);
 #define die(...) (note(__LINE__, FIRST_OF(__VA_ARGS__, 0)), die(__VA_ARGS__))
 #define FIRST_OF(first, ...) first
-#include "../bd3lm.c"
+#include PROGRAM                                        // -DPROGRAM='"../df.c"': its checkpoints and golden files; with -DDF what only df knows
+#ifndef DF
 #include "../data/series.h"
+#endif
 #include "check.h"
 
 const char *__asan_default_options(void) { return "allocator_may_return_null=1:max_allocation_size_mb=256:detect_leaks=0"; }   // more is "out of memory"
@@ -75,7 +77,7 @@ static const char *const marks[] = {"{", "}", "[", "]", ":", ",", "\"", " ", "\n
 #define ANY(list) list[pick((int)(sizeof list / sizeof *list))]
 
 // the token at s[i]: a string with its quotes, a run of digits, or one byte
-static size_t token(const unsigned char *s, size_t i, size_t n) {
+static size_t json_token(const unsigned char *s, size_t i, size_t n) {
     size_t j = i + 1;
     if (s[i] == '"') { while (j < n && s[j] != '"') j += 1 + (s[j] == '\\'); return j < n ? j + 1 : n; }
     if (s[i] >= '0' && s[i] <= '9') while (j < n && s[j] >= '0' && s[j] <= '9') j++;
@@ -94,7 +96,7 @@ static void replace(Bytes *b, size_t from, size_t to, const void *with, size_t n
 // One change of a header (JSON alone); `values`: a string that is a value becomes another
 static void break_header(Bytes *h, bool values) {
     size_t start[4096], stop[4096], n = 0;
-    for (size_t i = 0; i < h->size && n < 4096; i = stop[n++]) start[n] = i, stop[n] = token(h->at, i, h->size);
+    for (size_t i = 0; i < h->size && n < 4096; i = stop[n++]) start[n] = i, stop[n] = json_token(h->at, i, h->size);
     if (!n) return;
     size_t t = (size_t)pick((int)n), u = (size_t)pick((int)n);
     if (values) {                                       // a string behind a colon, mostly of the metadata, which stand first; or a name before one
@@ -129,7 +131,7 @@ static void break_entry(Bytes *h) {
     for (size_t i = 1; i < h->size && n < 512;) {
         size_t from = i;
         int depth = 0;
-        for (; i < h->size; i = token(h->at, i, h->size)) { depth += h->at[i] == '{'; if (h->at[i] == '}' && --depth <= 0) break; }
+        for (; i < h->size; i = json_token(h->at, i, h->size)) { depth += h->at[i] == '{'; if (h->at[i] == '}' && --depth <= 0) break; }
         start[n] = from, stop[n] = i + 1 < h->size ? i + 1 : h->size, n++;
         i += 2;
     }
@@ -174,6 +176,27 @@ static Bytes break_file(const Bytes *base) {
 
 // ---- reading ------------------------------------------------------------------------------------------------------------------
 // A reader returns whether it accepts; it may also end the program.
+#ifdef DF
+static bool read_checkpoint(const SafeTensors *st) {
+    Option *o = &options[pick((int)(sizeof options / sizeof *options) - 1)];
+    o->given = pick(4) == 0;                            // stood on the command line, with its default
+    int done = checkpoint_options(st, "FILE", options, " steps seed csv context ");
+    if (opt.data_steps > 2000) opt.data_steps = 2000;   // time, not memory
+    choose_task(true);
+    task->open();
+    NetConfig c = net_config();
+    Schedule s = schedule();
+    begin_dry_run();
+    for (int pass = 0; pass < 2; pass++) {              // as train --resume does: dry, then for real
+        Net net = net_create(c, true, 1, 0);
+        checkpoint_resume(st, "FILE", &net.ps);
+        net_free(&net);
+        if (!pass) end_dry_run(false);
+    }
+    schedule_free(&s);
+    return done >= 0;
+}
+#else
 static bool read_checkpoint(const SafeTensors *st) {
     Option *o = &options[pick((int)(sizeof options / sizeof *options) - 1)];
     o->given = pick(4) == 0;                            // stood on the command line, with its default
@@ -190,6 +213,7 @@ static bool read_checkpoint(const SafeTensors *st) {
     vocabulary_free(&v);
     return done >= 0;
 }
+#endif
 
 static bool read_golden(const SafeTensors *st) {
     Golden g = {.st = st, .file = "FILE"};
@@ -197,6 +221,9 @@ static bool read_golden(const SafeTensors *st) {
     return g.failed == 0 && g.passed > 0;
 }
 
+#ifdef DF                                               // it reads no texts
+static bool read_text(void) { return pick(2); }
+#else
 // Any bytes are a text: what is encoded decodes to the same bytes. Byte pairs of a file may be impossible.
 static bool read_text(void) {
     size_t size = (size_t)pick(pick(8) ? 400 : 4000);
@@ -224,6 +251,7 @@ static bool read_text(void) {
     free(text), free(id), free(back);
     return true;
 }
+#endif
 
 // A table, most often with something wrong in it. What is accepted can be prepared, and all that follows from it is finite, unless it is refused with one line.
 static bool read_series(void) {
@@ -302,6 +330,21 @@ static void read_one(const Bytes *base, int kind, FILE *log, char *const *line, 
 }
 
 // a small checkpoint, as train writes it
+#ifdef DF
+static Bytes a_checkpoint(const char *scratch) {
+    opt.layers = 1, opt.width = 6, opt.state = 4, opt.level_width = 4, opt.tokens = 5, opt.levels = 20, opt.batch = 4;
+    choose_task(false), task->open();
+    Path path = path_in(scratch, "fuzz_df.safetensors");
+    begin_dry_run();
+    Net net;
+    for (int pass = 0; pass < 2; pass++) { if (pass) end_dry_run(false); net = net_create(net_config(), true, 1, 0); if (!pass) net_free(&net); }
+    checkpoint_save(path.text, &net.ps, options, 7, NULL, NULL, 0);
+    net_free(&net);
+    Bytes b;
+    b.at = read_file(path.text, &b.size);
+    return b;
+}
+#else
 static Bytes a_checkpoint(const char *scratch) {
     opt.layers = 1, opt.width = 6, opt.heads = 2, opt.cond = 3, opt.length = 8, opt.merges = 5, opt.batch = 1000000, opt.clip_max = 0.05;
     opt.text = "1:2";
@@ -319,6 +362,7 @@ static Bytes a_checkpoint(const char *scratch) {
     b.at = read_file(path.text, &b.size);
     return b;
 }
+#endif
 
 int main(int argc, char **argv) {
     if (argc < 3) { puts("usage: fuzz SCRATCH_DIRECTORY N [FIRST [FILE...]]"); return 2; }
@@ -333,9 +377,13 @@ int main(int argc, char **argv) {
     read_messages("data/series.h", "// ---- 1. reading", "static Series series_read", true);
     int series = messages;
     CHECK(series - parser == 14, "%d messages of series_parse() found", series - parser);
-    read_messages("common.h", "static void checkpoint_read(", "", false);
+    read_messages("common.h", "static void checkpoint_read(", "// ---- 8. training", false);
+#ifdef DF
+    read_messages("df.c", "static void choose_task(", "if (given(\"out\")", false);
+#else
     read_messages("bd3lm.c", "static NetConfig net_config(", "static Path checkpoint_path(", false);
     read_messages("bd3lm.c", "static Vocabulary checkpoint_vocabulary(", "static SafeTensors open_checkpoint(", false);
+#endif
     int golden = argc > 4 ? argc - 4 : 0;
     Bytes checkpoint = a_checkpoint(argv[1]), *file = NEW(Bytes, golden);
     for (int i = 0; i < golden; i++) file[i].at = read_file(argv[4 + i], &file[i].size);

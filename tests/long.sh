@@ -89,8 +89,9 @@ if command -v nvcc >/dev/null; then
 else echo "         skipped: no nvcc"
 fi
 
-make -s build/fuzz >/dev/null
+make -s build/fuzz build/fuzz_df >/dev/null
 part "100,000 broken files" build/fuzz $dir/scratch 100000 0 $golden
+part "100,000 broken files of df" build/fuzz_df $dir/scratch 100000 0 $(sh tests/supported.sh tests/golden/df)
 
 # kill -9, fifty times and more, at least 25 of them while a checkpoint is being written
 make -s all build/kill >/dev/null

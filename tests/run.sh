@@ -29,6 +29,7 @@ part $build/df64 check $(sh tests/supported.sh tests/golden/df)
 part $build/test_check_bd3lm $(sh tests/supported.sh tests/golden/bd3lm)
 part $build/test_check_df $(sh tests/supported.sh tests/golden/df)
 part $build/fuzz "$scratch" 6000 20000 tests/golden/bd3lm/masks_L6_b2.safetensors tests/golden/bd3lm/noise_loglinear.safetensors
+part $build/fuzz_df "$scratch" 6000 0 $(sh tests/supported.sh tests/golden/df)
 part sh tests/cli.sh "$scratch"
 part sh tests/cli_df.sh "$scratch"
 if [ -n "${EMU:-}" ]; then                               # the CUDA kernels, on an emulated device; one thread: two would mostly wait for each other
