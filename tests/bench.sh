@@ -4,4 +4,5 @@ set -eu
 sed -n 's/^model name[^:]*: */processor: /p' /proc/cpuinfo 2>/dev/null | head -n 1
 "$1"/bench_kernels
 "$1"/bench_steps S T P
+sh tests/bench_df.sh
 if command -v python3 >/dev/null; then python3 tests/bench_peer.py; fi
