@@ -55,6 +55,7 @@ build_and_run() { bin=$dir/$1 src=$2 kernels=$3; shift 3; gcc $san $src $kernels
 part "sanitized: test_common" build_and_run test_common tests/test_common.c "cpu_kernels.c cpu_fast.c" $dir/scratch
 part "sanitized: test_ops" build_and_run test_ops "-Dreal=double tests/test_ops.c" cpu_kernels.c
 part "sanitized: test_bd3lm, float" build_and_run test_bd3lm tests/test_bd3lm.c "cpu_kernels.c cpu_fast.c"
+part "sanitized: test_df, float" build_and_run test_df tests/test_df.c "cpu_kernels.c cpu_fast.c"
 part "sanitized: test_maze" build_and_run test_maze tests/test_maze.c "cpu_kernels.c cpu_fast.c" $dir/scratch
 part "sanitized: check" build_and_run bd3lm bd3lm.c "cpu_kernels.c cpu_fast.c" check $golden
 part "sanitized: df check" build_and_run df df.c "cpu_kernels.c cpu_fast.c" check $(sh tests/supported.sh tests/golden/df)

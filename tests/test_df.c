@@ -4,6 +4,12 @@
 #include "check.h"
 #include "allocations.h"
 
+// Thousands of rows are too slow where the memory of tensors is opened and closed around every kernel; the same code is run there by the other tests.
+#ifdef FAKE_DEVICE
+static const bool MANY_PASSES = false;
+#else
+static const bool MANY_PASSES = true;
+#endif
 static const double TIGHT = REAL_IS_DOUBLE ? 1e-11 : 5e-5;
 
 // The largest difference so far; a NaN stays
@@ -24,15 +30,13 @@ static NetConfig rnn(int C, int G, int E, int first) {
 static NetConfig transformer(int C, bool causal, int P, int E) {
     return (NetConfig){.causal = causal, .C = C, .E = E, .d = 12, .NH = 2, .ff = 14, .NL = 2, .P = P, .K = LEVELS, .window = 8};
 }
-static void memory_of_a_step(void) { arena_take(&per_step, 192 << 20); }
-
 // With all parameters moved: nothing is zero
 static Net make_net(NetConfig c, int cache_B, uint64_t seed) {
     Net n = {0};
     begin_dry_run();
     n = net_create(c, true, seed, cache_B);
     net_free(&n);
-    memory_of_a_step();
+    arena_take(&per_step, 8 << 20);
     end_dry_run(false);
     n = net_create(c, true, seed, cache_B);
     real *x = NEW(real, n.ps.size);
@@ -331,7 +335,7 @@ static void test_asking(void) {
         Net n = make_net(kind == 0 ? rnn(C, 2, E, 0) : transformer(width, true, kind == 2 ? 4 : 1, kind == 2 ? 0 : E), kind == 0 ? 0 : B, 8);
         real *known = randoms((size_t)size, 31), *cond = randoms((size_t)(B*T*E), 32);
         for (int w = 0; w < 6; w++) for (int chunk = 1; chunk <= 3; chunk += 2) for (int stable = 0; stable < 4; stable++) for (int eta = 0; eta < 2; eta++) {
-            if (kind == 0 && (w + chunk + stable + eta) % 2) continue;                             // half of them, as they are long
+            if ((kind + w + chunk/2 + stable + eta) % 2) continue;                                 // half of them
             real *x[2];
             long asked[2], naive[2];
             for (int all = 0; all < 2; all++) {
@@ -620,7 +624,7 @@ static void test_guidance(void) {
 
 // ---- exact denoisers in the place of a network -------------------------------------------------------------------------------------------
 static Net denoiser(int C, int window, int K, Tensor *(*run)(Net *, Input, State *)) {
-    begin_dry_run(), memory_of_a_step(), end_dry_run(false);
+    begin_dry_run(), arena_take(&per_step, 192 << 20), end_dry_run(false);
     return (Net){.c = {.C = C, .K = K, .window = window}, .run = run};
 }
 static double prediction_of(Objective o, double ab, double x, double x0) {          // that says x0 about x
@@ -749,9 +753,9 @@ static Tensor *gaussian_run(Net *net, Input in, State *state) {
     return on_device(out, B, ST, 1, "exact");
 }
 static void test_statistics(void) {
-    enum { B = 2500, K = 400 };
+    enum { B = 2000, K = 300 };
     static const struct { const char *name; MatrixKind matrix; double u, eta; bool ddpm; } way[] = {{"ddim, eta 0", FULL_SEQUENCE, 0, 0, false}, {"ddim, eta 1", FULL_SEQUENCE, 0, 1, false},
-        {"ddpm", FULL_SEQUENCE, 0, 0, true}, {"pyramid, eta 0", PYRAMID, 150, 0, false}, {"trapezoid, eta 1", TRAPEZOID, 100, 1, false}, {"autoregressive, eta 0", AUTOREGRESSIVE, 0, 0, false},
+        {"ddpm", FULL_SEQUENCE, 0, 0, true}, {"pyramid, eta 0", PYRAMID, 100, 0, false}, {"trapezoid, eta 1", TRAPEZOID, 100, 1, false}, {"autoregressive, eta 0", AUTOREGRESSIVE, 0, 0, false},
         {"pyramid, ddpm", PYRAMID, 50, 0, true}};
     Schedule s = schedule_create(SCHEDULE_COSINE, K);
     gaussian_schedule = &s;
@@ -818,7 +822,8 @@ static void test_allocations(void) {
     enum { B = 2, T = 20, S = 4, C = 4 };
     counting = true;
     long start = allocations, second = 0;
-    free(NEW(int, 1));
+    void *volatile one = NEW(int, 1);                               // volatile: or a compiler leaves out both
+    free(one);
     CHECK(allocations == start + 1, "%ld allocations are counted for one", allocations - start);
     counting = false;
     check_training("rnn", "independent", false, open_cross);
@@ -869,11 +874,13 @@ int main(void) {
     test_levels(), test_weights(), test_draws(), test_matrices();
     test_ordinary();
     test_influence();
-    test_asking(), test_autoregressive();
+    if (MANY_PASSES) test_asking();
+    test_autoregressive();
     test_loss();
     if (REAL_IS_DOUBLE) test_gradients();
     test_guided(), test_guidance();
-    test_elbo(), test_statistics();
+    test_elbo();
+    if (MANY_PASSES) test_statistics();
 #ifdef COUNTS_ALLOCATIONS
     test_allocations();
 #endif
