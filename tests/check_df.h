@@ -11,7 +11,7 @@ static int find_name(Golden *g, const char *key, const char *const *names, int n
 // the schedule that the metadata names; false and a line if there is none
 static bool read_schedule(Golden *g, Schedule *s) {
     int kind = find_name(g, "schedule", schedule_name, SCHEDULES);
-    if (kind < 0 || !need_whole(g, "T", 1, 1e6) || !need_number(g, "tol", 0, 1)) return false;
+    if (kind < 0 || !need_whole(g, "T", 1, 1e5) || !need_number(g, "tol", 0, 1)) return false;
     *s = schedule_create((ScheduleKind)kind, (int)meta(g, "T"));
     return true;
 }
