@@ -23,12 +23,12 @@ for form in "bd3 --dropout 0.1" "bd3 --block 24" "ar --dropout 0.1"; do
     check "$form: step 20" near "$dir/cpu$name/log.csv" "$dir/cuda$name/log.csv" 20 1e-3
     for sampler in "" "--sampler ancestral --sampling-steps 8" "--nucleus 1"; do
         [ "$form" = "ar --dropout 0.1" ] && [ "$sampler" = "--sampler ancestral --sampling-steps 8" ] && continue
-        $program sample --out "$dir/cpu$name" --samples 2 --chars 32 $sampler >"$dir/a" && $program sample --out "$dir/cpu$name" --samples 2 --chars 32 $sampler --device cuda >"$dir/b" || fail "sample $sampler"
+        $program sample --out "$dir/cpu$name" --samples 2 --chars 32 --precision fp32 $sampler >"$dir/a" && $program sample --out "$dir/cpu$name" --samples 2 --chars 32 --precision fp32 $sampler --device cuda >"$dir/b" || fail "sample $sampler"
         text_of "$dir/a" >"$dir/a.text"; text_of "$dir/b" >"$dir/b.text"
         [ "$(wc -c <"$dir/a.text")" -gt 50 ] && cmp -s "$dir/a.text" "$dir/b.text" && ok || fail "$form: sample $sampler writes another text"
     done
 done
-nats() { $program eval --out "$dir/cpubd3dropout0.1" --text 'what lies between' --estimator exact "$@" | sed -n 's/.* nats=\([0-9.]*\) .*/\1/p'; }
+nats() { $program eval --out "$dir/cpubd3dropout0.1" --text 'what lies between' --estimator exact --precision fp32 "$@" | sed -n 's/.* nats=\([0-9.]*\) .*/\1/p'; }
 [ -n "$(nats)" ] && [ "$(nats)" = "$(nats --device cuda)" ] && ok || fail "eval: $(nats) $(nats --device cuda)"
 $program train $net --objective bd3 --dropout 0.1 --steps 3 --device cuda --naive --out "$dir/naive" >/dev/null 2>&1
 check "the plain kernels: step 3" near "$dir/cpubd3dropout0.1/log.csv" "$dir/naive/log.csv" 3 1e-4
