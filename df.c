@@ -1,18 +1,31 @@
-/* df.c: Diffusion Forcing (Chen et al. 2024, arXiv 2407.01392).
+/* df.c: Diffusion Forcing (Chen et al. 2024, arXiv 2407.01392). Trains, samples and judges on four small tasks: paths, plans in mazes, video, time series.
 
-   A sequence of continuous tokens (frames, pieces of a plan, days of a series) where every token has its own noise level: from clean (known) to pure noise
-   (unknown). A network that learned to denoise any mixture of levels can be sampled along any schedule: all tokens together, one after the other, or the near
-   future ahead of the far.
+   A sequence of continuous tokens (frames, pieces of a plan, days of a series) where every token has its own noise level, from clean (known) to pure noise
+   (unknown). A network that has learned to denoise any mixture of levels can be sampled along any schedule: all tokens together, one after the other, or the
+   near future ahead of the far. One call of it, at x_t, its present level and the state z_{t-1}, gives the prediction and z_t both.
 
-       make df && ./df check tests/golden/df/df_schedule_linear_50.safetensors
+       make df && ./df train && ./df sample --watch                                      the task "cross"; ./df train --help lists the others
+       ./df check tests/golden/df/df_schedule_linear_50.safetensors                      recomputes numbers of the official code
 
-   Here so far: METHOD (section 3) and the maze of data/maze.h, proved against the official code; networks, training and sampling follow.
+   Start reading at METHOD (section 2), then df_loss() (4), sample_row(), sample_chunk(), roll_out() (5), rnn_step() (3), train_step() (9); then one task in
+   data/tasks.h, cross first. One step further down is common.h (ops), then cpu_kernels.c.
+   "The official code" is github.com/buoyancy99/diffusion-forcing: its branch paper has the recurrent network, branch main a transformer. What only that code
+   does stands in section 7. Not here: convolutional networks, robot data, the clamp of noise at +-20 or +-6, history guidance of the follow-up paper.
 
-   paper                here                                 (t is always a position in this repository, never a level)
-   x_t^k, k_t           x, k                                 token t at noise level k; levels are 0..K-1, index 0 has one step of noise already; clean is -1
-   alpha_k, bar alpha   alpha_bar(schedule, k)               alpha_bar of -1 is 1
-   script K (M x T)     matrix_entry()                       the schedule of sampling: entries are DDIM indices, S (noise) .. 0 (clean)                     */
+   paper                 here                                (t is always a position in this repository, never a level)
+   k_t in 0..K           k = k_t - 1                         level of token t: -1 is clean, 0 has one step of noise, K - 1 is pure noise
+   x_t^{k_t}             x_k in the loss, x when sampling    token t at its level
+   beta_k, bar alpha_k   s->beta[k], alpha_bar(s, k)         alpha_bar(s, -1) is 1
+   z_t                   z, state->after[]                   recurrent: what tokens up to t left behind; a transformer has keys and values instead
+   eps_theta             net->run()                          predicts eps, x0 or v (Objective)
+   T, M                  T, matrix_rows()                    tokens; rows of the sampling schedule
+   script K (M x T)      matrix_entry(m, t)                  that schedule, the "matrix": entries are DDIM indices, S (noise) .. 0 (clean); level_of()
+   k_small               Sampling.shown, --stabilise         level as which clean history is shown
+   gamma, C, S-bar       snr_decay, snr_clip, history        fused SNR
+   log c(x)              J, Guide                            what guidance climbs                                                                        */
 #include "common.h"      // brings: tensors, tape, ops, parameters, checkpoints, training; through io.h: files, command line, pictures
+                         //         NEW(type, n): zeroed, you free it; HOST(type, n): zeroed, like to_device() it lives until the next begin_step()
+                         //         dry: a rehearsal without arithmetic that counts how much memory a step takes
 
 // ---- 1. configuration ---------------------------------------------------------------------------------------------------------
 
@@ -79,7 +92,7 @@ static Option options[] = {
     {"sampler",  TEXT, &opt.sampler,   0, 0, " sample eval ", "ddim, or ddpm: every level", false, false},
     {"sampling-steps", INT, &opt.sampling_steps, 1, 1e5, " sample eval ", "DDIM steps of a token (S)", false, false},
     {"eta",      REAL, &opt.eta,       0, 1, " sample eval ", "noise of a DDIM step; 0: none, 1: as DDPM", false, false},
-    {"stabilise",INT,  &opt.stabilise, 0, 1e5, " sample eval ", "clean tokens are shown as noisy ones of this level, from 1; 0: as clean", false, false},
+    {"stabilise",INT,  &opt.stabilise, 0, 1e5, " sample eval ", "clean tokens are shown as if they had this many steps of noise (level index + 1); 0: as clean", false, false},
     {"stabilise-with", TEXT, &opt.stabilise_with, 0, 0, " sample eval ", "label: the level and the scale alone, or noise: real noise too", false, false},
     {"stabilise-truth", FLAG, &opt.stabilise_truth, 0, 1, " sample eval ", "given tokens too", false, false},
     {"plan",     INT,  &opt.plan,      1, 1e4, " sample eval ", "cross: tokens of a plan without memory; half of --tokens if not given", false, false},
@@ -127,7 +140,7 @@ static const char *const schedule_name[] = {"linear", "cosine", "sigmoid"};
 typedef struct Schedule { int K; double *beta, *alpha_bar; } Schedule;              // (K)
 
 static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
-static double signal_left(ScheduleKind kind, double u) {                // at the part u of the way, before it is divided by that of u = 0
+static double signal_left(ScheduleKind kind, double u) {                // alpha_bar at the fraction u of all levels, up to a factor: only ratios are used
     if (kind == SCHEDULE_COSINE) { double c = cos((u + 0.008) / 1.008 * 1.57079632679489661923); return c * c; }
     return (sigmoid(3) - sigmoid(6*u - 3)) / (sigmoid(3) - sigmoid(-3));
 }
@@ -148,7 +161,7 @@ static double snr(const Schedule *s, int k) { return alpha_bar(s, k) / (1 - alph
 // x^k = sqrt(alpha_bar) x^0 + sqrt(1 - alpha_bar) eps                                                                                (Sec. 2)
 static void noising(double *of_x0, double *of_noise, double ab) { *of_x0 = sqrt(ab), *of_noise = sqrt(1 - ab); }
 
-// What the network predicts: eps, x0, or v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0. Either gives x0 and eps as  a x^k + b prediction.   (App. D.1)
+// What the network predicts: eps, x0, or v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0. Each gives x0 and eps as  a x^k + b prediction.   (App. D.1)
 typedef enum { PRED_NOISE, PRED_X0, PRED_V, OBJECTIVES } Objective;
 static const char *const objective_name[] = {"pred_noise", "pred_x0", "pred_v"};
 static void predicted_x0(double *of_x, double *of_prediction, Objective o, double ab) {
@@ -162,14 +175,15 @@ static void predicted_noise(double *of_x, double *of_prediction, Objective o, do
     *of_prediction = o == PRED_NOISE ? 1 : -p / sqrt(1/ab - 1);
 }
 
-// Loss weights. min-SNR (Hang et al. 2023): of x0, min(snr, C). Fused: a token whose history tells much about it counts as if it had more signal itself,
-// S' = 1 - (1 - S)(1 - S_history), where S is min(snr, C)/C and S_history the running mean of S before it.                              (App. B.1)
-// n = min(snr, C)/C, s = snr/C: the signal with and without its limit; history in [0,1], 0 for min-SNR.
+// Loss weights. min-SNR (Hang et al. 2023): the squared error of x0 counts min(snr, C). Fused: a token whose history tells much about it counts as if it had
+// more signal itself: n' = 1 - (1 - n)(1 - history), with n = min(snr, C)/C and history in [0,1] the running mean of n before it.         (App. B.1)
+// An error of eps is |x0 error|^2 = |eps error|^2 / snr, of v |v error|^2 / (snr + 1): the weight of x0 is divided by that, with the fused snr, free * C.
+// history 0: min-SNR. limited, free: n' with and without the limit C.
 static double snr_weight(Objective o, double snr, double history, double C) {
     double limited = 1 - (1 - history) * (1 - fmin(snr, C)/C), free = 1 - (1 - history) * (1 - snr/C);
     return o == PRED_NOISE ? limited / free : o == PRED_X0 ? limited * C : limited * C / (free * C + 1);
 }
-// S_history of token t, for T tokens: 0, then gamma S + (1 - gamma) n. first: S begins as n of the first token; otherwise as 0 before it.
+// history (T): before token t the running mean of n: gamma history + (1 - gamma) n. It begins as 0, or (first) as n of the first token: the paper leaves that open
 static void signal_history(double *history, const double *n, int T, double gamma, bool first) {
     double running = 0;
     for (int t = 0; t < T; t++) {
@@ -178,8 +192,12 @@ static void signal_history(double *history, const double *n, int T, double gamma
     }
 }
 
-// The schedule of sampling: row m, token t. u: how many indices later each token starts than the one before it ("pyramid", causal uncertainty).   (Eq. B.1)
-// Full sequence: all tokens alike. Autoregressive: pyramid with u = S. Trapezoid: both ends first.
+// The matrix, the schedule of sampling: one row a step, one column a token, entries from S (noise) to 0 (clean).                       (Eq. B.1)
+// Each token starts u rows later than the one before it ("causal uncertainty"). Three tokens, S = 4, u = 1, rows from left to right:
+//     full_sequence    444 333 222 111 000                                           all tokens alike
+//     pyramid          444 344 234 123 012 001 000                                   the near future ahead of the far
+//     autoregressive   444 344 244 144 044 034 024 014 004 003 002 001 000           pyramid with u = S: one after the other
+//     trapezoid        444 343 232 121 010 000                                       both ends first
 typedef enum { FULL_SEQUENCE, PYRAMID, AUTOREGRESSIVE, TRAPEZOID, MATRICES } MatrixKind;
 static const char *const matrix_name[] = {"full_sequence", "pyramid", "autoregressive", "trapezoid"};
 static int start_of(MatrixKind kind, int t, int T, int S, double u) {   // how many rows a token waits
@@ -190,7 +208,7 @@ static int matrix_entry(MatrixKind kind, int m, int t, int T, int S, double u) {
     int index = S + start_of(kind, t, T, S, u) - m;
     return index < 0 ? 0 : index > S ? S : index;
 }
-// The level of a DDIM index: S steps of K/S levels, from -1 (clean) up
+// The level of a DDIM index: S steps of K/S levels, from -1 (clean) up; K = 1000, S = 50: -1, 19, 39, ..., 999
 static int level_of(int index, int S, int K) { return index == 0 ? -1 : (int)((long)index * K / S) - 1; }
 
 // One step of a token from alpha_bar `from` to `to` (DDIM; eta = 1: as noisy as DDPM):  x = of_x0 x0 + of_noise eps + fresh noise'            (Song et al. 2021)
@@ -199,6 +217,7 @@ static void ddim(double *of_x0, double *of_noise, double *fresh, double from, do
     double part = (1 - from/to) / (1 - from);
     *of_x0 = sqrt(to), *fresh = to == 1 ? 0 : eta * sqrt(part * (1 - to));
     *of_noise = to == 1 ? 0 : sqrt((1 - to) * (1 - eta*eta*part));
+    // eta = 1: 1 - part = from (1 - to) / (to (1 - from)), which cancels badly where from is near to
     if (eta == 1 && to < 1) *of_noise = sqrt(from / (to * (1 - from))) * (1 - to);
 }
 // One step of DDPM, from level k to k - 1: mean of_x0 x0 + of_x x, standard deviation `fresh`                                   (Ho et al. 2020, Eqs. 6-7)
@@ -208,13 +227,14 @@ static void ddpm(double *of_x0, double *of_x, double *fresh, const Schedule *s, 
     *fresh = k == 0 ? 0 : sqrt(fmax(s->beta[k] * (1 - before) / (1 - after), 1e-20));
 }
 
-// Guidance by the gradient g of some J moves eps to eps - sqrt(1 - from) g (Dhariwal & Nichol 2021), and x0 with it: after the step x has moved by that much times g.
+// Guidance climbs some J (the paper: log c). With g = dJ/dx it moves eps by - sqrt(1 - from) g, hence x0 by + sqrt(1/from - 1) sqrt(1 - from) g (Dhariwal & Nichol
+// 2021). A step is linear in both, so x moves by guided() * g. from, to: alpha_bar before and after; `to` is for coded_guidance(), which has the same type.
 static double guided(double from, double to, double of_x0, double of_noise) { (void)to; return (of_x0 * sqrt(1/from - 1) - of_noise) * sqrt(1 - from); }
 
-// A bound of -log p of the tokens of any set S, with z_{t-1} made of what is known before t: tokens of S clean, all others pure noise             (Thm. 3.1, App. A)
-//     -log p(x_S) <= sum over t in S of [ KL(q(x^K|x^0) || N(0,I)) + sum over k of KL(q(x^{k-1}|x^k,x^0) || p(x^{k-1}|x^k,z)) - E log p(x^0|x^1,z) ]
-// p has the mean of a DDPM step with the predicted x0 and its variance (beta of the first level in the last term), so that each KL is a weighted square error.
-// C numbers; error2 = |predicted x0 - x0|^2, size2 = |x0|^2
+// A bound of -log p of the tokens of any set A, each given what is known before it: z_{t-1} has seen tokens of A clean, all others as pure noise. (Thm. 3.1, App. A)
+//     -log p(x_A) <= sum over t in A of [ KL(q(x^K|x^0) || N(0,I)) + sum_{j=2..K} E KL(q(x^{j-1}|x^j,x^0) || p(x^{j-1}|x^j,z)) - E log p(x^0|x^1,z) ]
+// j is the paper's level, k = j - 1 here. p has the mean of a DDPM step with the predicted x0 and the variance of q (beta[0] in the last term): each KL is a
+// weighted square error. elbo_prior() is the first term, elbo_term(k) one of the sum, elbo_term(0) the last. C numbers; error2 = |predicted x0 - x0|^2, size2 = |x0|^2
 static double elbo_prior(const Schedule *s, double size2, int C) {
     double left = alpha_bar(s, s->K - 1);
     return 0.5 * (left * size2 - C * (left + log1p(-left)));
@@ -227,8 +247,9 @@ static double elbo_term(const Schedule *s, int k, double error2, int C) {
 }
 
 // ---- 3. networks --------------------------------------------------------------------------------------------------------------
-// Two networks behind one function type: the paper's recurrent one, and a transformer. Names and shapes are the official ones (branch paper, branch main).
-// Neither is told which noise it should remove from where but by the levels: each token comes with its own.
+// Two networks behind one function type: the paper's recurrent one, and a transformer. Names and shapes are those of the official code, so that its weights can
+// be read: the digits in time1, time3, mlp0, mlp2, init0 ... are PyTorch's places in a Sequential, where activations count too.
+// Each token comes with its level; nothing else tells a network what is known and what is noise.
 
 typedef struct NetConfig {
     bool recurrent, causal;     // causal: of the transformer; the recurrent network always is
@@ -254,7 +275,7 @@ typedef struct State { Tensor *z, **after; bool cached; } State;
 struct Net {
     NetConfig c;
     Params ps;
-    Tensor *(*run)(Net *net, Input in, State *state);                   // the prediction (B,T,C): of eps, x0 or v
+    Tensor *(*run)(Net *net, Input in, State *state);                   // the prediction of eps, x0 or v: (B,T,C); doubled: (B,T/2,C)
     Tensor *levels, *positions;                                         // constants: sinusoids of the levels -1..K-1, of the positions 0..window-1
     Dense time1, time3, cond0, cond2, before, after, x_from_z, encoder[3];                          // recurrent
     Block *blocks_before, *blocks_after;
@@ -301,6 +322,7 @@ static Tensor *apply(Tensor *x, Dense d, Activation act) { return linear(x, d.we
 
 // ---- the recurrent network (App. D.1, branch paper) ----
 // u = [z | x | level | condition];  MLP of residual blocks;  GRU cells, each with its part of z as state;  MLP: the next z;  the prediction is a linear map of it
+// z_{t-1} goes in twice, beside x and as the state of the cells; z_t is what the second MLP makes of the cells' output, not that output itself.
 
 static Block block_create(Params *ps, int out, int in, const char *name) {
     Block b = {.has_shortcut = out != in};
@@ -499,7 +521,7 @@ static Rows rows_create(int N) { return (Rows){HOST(double, N), HOST(double, N),
 // and full-sequence diffusion (one level for all tokens).
 typedef enum { INDEPENDENT, TEACHER, FULL, NOISES } Noise;
 static const char *const noise_name[] = {"independent", "teacher", "full"};
-// k (B,T): levels 0..K-1
+// k (B,T): levels 0..K-1. Teacher forcing draws as independent does: what differs is the history, see doubled()
 static void draw_levels(int *k, Noise noise, int B, int T, int K, Rng *r) {
     for (int i = 0; i < B*T; i++) k[i] = noise == FULL && i % T ? k[i - 1] : below(r, K);
 }
@@ -529,8 +551,9 @@ static Input doubled(Tensor *x_k, Tensor *history, Tensor *cond, const int *k, c
     return in;
 }
 
-// L = scale sum_t w_t | target_t - net(x_t^{k_t}, k_t, z_{t-1}) |^2, summed over parts with weight (B,T,P) each                             (Eq. 3.1, Alg. 1)
-// noise (B,T,C) on the device; k (B,T); z0 (B,1,Z) or NULL. teacher: the history is clean, said to be of level 0.
+// L = scale sum_{b,t} sum_p w[b,t,p] | part p of (target_t - net(x_t^{k_t}, k_t, z_{t-1})) |^2                                          (Eq. 3.1, Alg. 1)
+// A token's C numbers are P equal parts with a weight each (a maze token: its steps); P = 1: one weight a token. noise (B,T,C) on the device; k (B,T); z0 (B,1,Z)
+// or NULL. teacher: the history is clean, said to be of level 0, since -1 is never trained on.
 typedef struct Loss { Tensor *loss, *error, *x_k, *prediction; State state; } Loss;
 static Loss df_loss(Net *net, const Schedule *s, Objective o, Tensor *x, Tensor *noise, const int *k, Tensor *cond, Tensor *z0, const double *weight, int P,
                     double scale, bool teacher) {
@@ -631,7 +654,7 @@ typedef struct Sampler {
     real *x, *cond, *z;         // (B,T,C), (B,T,E), and z (T+1,B,Z): the state before each token
     real *noise;                // (B,T,C) of stabilisation: drawn once, so that a clean token always looks alike
     real *fresh;                // (B,T,C): where draw() puts what it draws
-    int *seen;                  // (T): the label under which the network has last seen token t as it is, its past too; UNSEEN otherwise
+    int *seen;                  // (T): the label under which the network has seen token t with its present values and past (z, keys and values still hold); else UNSEEN
     int lo, hi;                 // the window
     uint64_t seed;
     long rows, asked, naive, draws;     // rows of the matrix done; tokens that the network was asked about, and what asking about all would have been
@@ -710,9 +733,10 @@ static void sample_row(Sampler *s, int lo, int hi, const int *from, const int *t
     NetConfig c = s->net->c;
     int B = s->B, first = hi, last = lo - 1;
     bool backwards = c.recurrent || c.causal, guided = s->how.guide && s->how.guide->scale != 0;
-    int *shown_as = HOST(int, hi - lo);
     begin_step();
-    shown_as = HOST(int, hi - lo);
+    int *shown_as = HOST(int, hi - lo);
+    // pass 0: what each token is shown as, and which have to be asked about: from the first that moves, or whose state or keys are not those of what it is now,
+    // to the last that moves. A network that looks ahead, and a gradient through the whole row, need them all.
     if (lo != s->lo && !c.recurrent) for (int t = 0; t < s->T; t++) s->seen[t] = UNSEEN;      // positions are counted inside the window
     s->lo = lo, s->hi = hi;
     for (int t = lo; t < hi; t++) {
@@ -870,6 +894,17 @@ static double crps(double *sample, int N, double y) {
     return to_truth / N - spread / N / N;
 }
 
+// CRPS_sum as gluonts and the official code count it, and so as Tab. 2 does: 19 quantiles instead of all; to be divided by the sum of |y|. sample (N) sorted.
+static int quantile_rank(int q, int N) { return (int)(q / 20.0 * N); }                    // 1-based, of the quantile q/20
+static double quantile_loss(const double *sample, int N, double y) {
+    double sum = 0;
+    for (int q = 1; q < 20; q++) {
+        double x = sample[quantile_rank(q, N) - 1];
+        sum += 2 * fabs((x - y) * ((y <= x) - q / 20.0)) / 19;
+    }
+    return sum;
+}
+
 // ---- 7. as coded: what only the official code does, for golden files -----------------------------------------------------------
 
 // alpha_bar of the sigmoid schedule with sigmoid(3) and sigmoid(-3) rounded to float32
@@ -926,17 +961,6 @@ static void coded_goal_gradient(const Guide *guide, const real *x0, real *d, int
             double r = sqrt(e2), th = tanh(r / 2), slope = j < pairs ? (1 - th*th) / 2 : 1;
             for (int c = from; c < to; c++) d[i*ch + c] = (real)(r > 0 ? -1000 * g->scale / ((double)F * B * columns) * g->w[i % F * columns + j] * slope * e[c - from] / r : 0);
         }
-}
-
-// CRPS_sum of gluonts and the official code: mean over 19 quantiles of the quantile loss, to be divided by the sum of |y|. sample (N) sorted.
-static int coded_rank(int q, int N) { return (int)(q / 20.0 * N); }                    // 1-based, of the quantile q/20
-static double coded_crps(const double *sample, int N, double y) {
-    double sum = 0;
-    for (int q = 1; q < 20; q++) {
-        double x = sample[coded_rank(q, N) - 1];
-        sum += 2 * fabs((x - y) * ((y <= x) - q / 20.0)) / 19;
-    }
-    return sum;
 }
 
 // ---- 8. what the options say ---------------------------------------------------------------------------------------------------

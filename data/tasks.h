@@ -3,7 +3,8 @@
 //   maze2d   plans through D4RL's mazes, and the episodes that they lead to (Tab. 1)
 //   video    bouncing sprites: roll-outs far beyond the training length (Fig. 3)
 //   series   forecasts of a table in time order (Tab. 2)
-// This file is a part of df.c, which includes it behind its sampler: it uses the options opt, and Sampler, Guide, Goal, Scaling.
+// This file is a part of df.c, which includes it behind section 8: it uses opt, token, run, Batch, Task, Sampler, Guide, sampling(), open_net(). It ends in tasks[].
+// Each task: NAME_open() what a token is; NAME_batch() training sequences; NAME_run(), or NAME_sample() and NAME_evaluate(): sampling and judging.
 #pragma once
 #include "maze.h"
 #include "video.h"
@@ -32,8 +33,9 @@ static void cross_batch(Batch *b, Rng *r) {
     }
 }
 
-// maze2d: windows of one set of data made as D4RL does (its seed is not --seed), wherever episodes end in them. A token is `frames` steps of [observation after the step, action]. The recurrent network's first
-// state is made of the observation before them; the transformer's first token repeats it, without actions.
+// maze2d: windows of one long walk made as D4RL makes its data (its seed is not --seed). They begin anywhere and run across the ends of episodes, as the official
+// code's do. A token is `frames` steps of [observation after the step, action]. The observation before them becomes the recurrent network's first state; a
+// transformer gets it as one more token in front (`ahead`), repeated, without actions.
 static bool positions_only(void) { return CHOICE("channels", opt.channels, ((const char *const[]){"all", "positions"})) == 1; }
 static void maze_task_open(void) {
     bool positions = positions_only();
@@ -443,7 +445,7 @@ static void series_run(bool draw) {
                     sample[b] = 0;
                     for (int d = 0; d < D; d++) sample[b] += who ? other[((size_t)b*(size_t)H + (size_t)t)*(size_t)D + (size_t)d] : (double)s.x[((size_t)b*(size_t)T + (size_t)(context + t))*(size_t)D + (size_t)d] * c->std[d] + c->mean[d];
                 }
-                exact[who] += crps(sample, N, y), total[who] += coded_crps(sample, N, y);
+                exact[who] += crps(sample, N, y), total[who] += quantile_loss(sample, N, y);      // in this order: crps() sorts
                 if (!who) size += fabs(y);
                 if (!who) fprintf(csv, "%d,%.4f,%.4f,%.4f,%.4f\n", test + w*H + t, y, sample[N/20], sample[N/2], sample[N*19/20]);
             }

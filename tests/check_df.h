@@ -275,13 +275,13 @@ static void check_crps(Golden *g) {
     if (!truth) { free(pred); return; }
     double *sample = NEW(double, N), *each = NEW(double, T * B), coded = 0, size = 0, mean = 0;
     int rank[19];
-    for (int q = 0; q < 19; q++) rank[q] = coded_rank(q + 1, N);
+    for (int q = 0; q < 19; q++) rank[q] = quantile_rank(q + 1, N);
     for (int i = 0; i < T * B; i++) {
         double y = 0;
         for (int d = 0; d < D; d++) y += truth[(size_t)i * (size_t)D + (size_t)d];
         for (int n = 0; n < N; n++) { sample[n] = 0; for (int d = 0; d < D; d++) sample[n] += pred[((size_t)n * (size_t)(T*B) + (size_t)i) * (size_t)D + (size_t)d]; }
         each[i] = crps(sample, N, y);
-        coded += coded_crps(sample, N, y), size += fabs(y), mean += each[i] / (T * B);
+        coded += quantile_loss(sample, N, y), size += fabs(y), mean += each[i] / (T * B);
     }
     coded /= size;
     compare_ints(g, "out.rank", rank, SHAPE(19));
