@@ -101,7 +101,7 @@ static Option options[] = {
     {"replan",   INT,  &opt.replan,    1, 1e5, " eval ", "maze2d: steps that are done before a new plan", false, false},
     {"controller", TEXT, &opt.controller, 0, 0, " eval ", "maze2d: pd: follows the plan's positions; actions: those of the plan; straight, waypoints: without a network", false, false},
     {"goals",    TEXT, &opt.goals,     0, 0, " sample eval ", "maze2d: single: the maze's own; multi: a random one each", false, false},
-    {"elbo",     FLAG, &opt.elbo,      0, 1, " eval ", "the bound on -log p of held-out sequences", false, false},
+    {"elbo",     FLAG, &opt.elbo,      0, 1, " eval ", "the bound on -log p of sequences of the task (maze2d: of its data; series: of the part behind the training)", false, false},
     {"observed", TEXT, &opt.observed,  0, 0, " eval ", "--elbo: the tokens whose likelihood is asked for, as 0-3,7; all if not given", false, false},
     {"draws",    INT,  &opt.draws,     1, 1e6, " eval ", "--elbo: levels drawn for each token", false, false},
     {"schedule-png", TEXT, &opt.schedule_png, 0, 0, " sample ", "a picture of the schedule: rows of the matrix from top to bottom", false, false},
@@ -169,6 +169,7 @@ static void predicted_x0(double *of_x, double *of_prediction, Objective o, doubl
     *of_prediction = o == PRED_NOISE ? -sqrt(1/ab - 1) : o == PRED_X0 ? 1 : -sqrt(1 - ab);
 }
 static void predicted_noise(double *of_x, double *of_prediction, Objective o, double ab) {
+    if (ab == 1) { *of_x = *of_prediction = 0; return; }                 // a clean token has no noise, and does not move
     double x, p;                                                        // eps = (x^k / sqrt(alpha_bar) - x0) / sqrt(1/alpha_bar - 1)
     predicted_x0(&x, &p, o, ab);
     *of_x          = o == PRED_NOISE ? 0 : (1 / sqrt(ab) - x) / sqrt(1/ab - 1);
@@ -526,13 +527,13 @@ static void draw_levels(int *k, Noise noise, int B, int T, int K, Rng *r) {
     for (int i = 0; i < B*T; i++) k[i] = noise == FULL && i % T ? k[i - 1] : below(r, K);
 }
 
-// The weight of each token's loss (B,T): 1, min-SNR, or fused SNR with what history tells (first: see signal_history)
+// The weight of each token's loss (B,T): 1, min-SNR, or fused SNR with what history tells (first: see signal_history; clean: of a history at level 0)
 typedef enum { UNIFORM_WEIGHT, MIN_SNR, FUSED_SNR, WEIGHTINGS } Weighting;
 static const char *const weighting_name[] = {"uniform", "min_snr", "fused_snr"};
-static void token_weights(double *w, Weighting how, const int *k, int B, int T, const Schedule *s, Objective o, double gamma, double C, bool first) {
+static void token_weights(double *w, Weighting how, const int *k, int B, int T, const Schedule *s, Objective o, double gamma, double C, bool first, bool clean) {
     double *n = HOST(double, T), *history = HOST(double, T);
     for (int b = 0; b < B; b++) {
-        for (int t = 0; t < T; t++) n[t] = fmin(snr(s, k[b*T + t]), C) / C;
+        for (int t = 0; t < T; t++) n[t] = fmin(snr(s, clean ? 0 : k[b*T + t]), C) / C;
         if (how == FUSED_SNR) signal_history(history, n, T, gamma, first);
         for (int t = 0; t < T; t++) w[b*T + t] = how == UNIFORM_WEIGHT ? 1 : snr_weight(o, snr(s, k[b*T + t]), history[t], C);
     }
@@ -633,7 +634,8 @@ typedef struct Sampling {       // how to sample
     MatrixKind matrix;
     int S;                      // DDIM steps
     double u, eta;              // uncertainty scale of the matrix; how noisy a step is
-    int shown;                  // stabilisation: the level as which clean tokens are shown; -1: off
+    int shown;                  // stabilisation: the level as which clean tokens are shown; -1: off, they are shown as they are and
+    int clean;                  // said to be of this level: 0, the least that a network was trained on (-1 as coded)
     bool true_noise, on_truth;  // with real noise; given tokens too
     bool ddpm;                  // S = K: every token takes ancestral steps
     bool all;                   // ask about every token in every row: the same numbers, more work
@@ -753,10 +755,10 @@ static void sample_row(Sampler *s, int lo, int hi, const int *from, const int *t
     s->asked += N;
 
     // pass 1: what the network is shown, and its prediction
-    int *k = HOST(int, N), *next = HOST(int, N), *label = HOST(int, N);
+    int *k = HOST(int, N), *next = HOST(int, N), *label = HOST(int, N), *said = HOST(int, N);
     for (int i = 0; i < N; i++) {
         int t = first + i % n - lo;
-        k[i] = s->how.level(from[t], s->how.S, s->s->K), next[i] = s->how.level(to[t], s->how.S, s->s->K), label[i] = shown_as[t];
+        k[i] = s->how.level(from[t], s->how.S, s->s->K), next[i] = s->how.level(to[t], s->how.S, s->s->K), label[i] = shown_as[t], said[i] = label[i] < 0 ? s->how.clean : label[i];
     }
     tape.off = !guided;
     Tensor *x = some_tokens(s, s->x, first, n, c.C, "x"), *x0, *eps;
@@ -764,7 +766,7 @@ static void sample_row(Sampler *s, int lo, int hi, const int *from, const int *t
     if (guided) shown = leaf(constant(shown->data, B, n, c.C, "shown"));
     State state = {.cached = c.causal && !c.recurrent && !guided};
     if (c.recurrent) state.z = on_device(s->z + (size_t)first * (size_t)B * (size_t)c.Z, B, 1, c.Z, "z");
-    Input in = {.x = shown, .cond = some_tokens(s, s->cond, first, n, c.E, "condition"), .k = label, .first = first - lo};
+    Input in = {.x = shown, .cond = some_tokens(s, s->cond, first, n, c.E, "condition"), .k = said, .first = first - lo};
     split(&x0, &eps, shown, s->net->run(s->net, in, &state), label, s->how.objective, s->s);
 
     // pass 2: the step, with guidance
@@ -844,13 +846,21 @@ static void scale_frame(const Scaling *n, real *out, const double *obs, const do
 }
 
 // J = - sum over frames of w |p - g|, p the position of a frame (un-normalised) and g the goal of its sequence: any frame may be the last                (Eq. C.1 ff.)
-typedef struct Goal { const Scaling *scaling; const double *goal; int frames; double weight; bool last_counts; } Goal;   // goal (B,2); frames of a token; w
+typedef struct Goal {
+    const Scaling *scaling;
+    const double *goal;         // (B,2)
+    int frames;                 // of a token
+    double weight;              // w
+    bool last_counts;           // the last frame too
+    int from, tokens;           // the plan: these tokens alone count; 0, 0: all
+} Goal;
 static void goal_gradient(const Guide *guide, const real *x0, real *d, int B, int first, int n, int C) {
     const Goal *goal = guide->goal;
-    int ch = C / goal->frames, F = n * goal->frames;
-    (void)first;
+    int ch = C / goal->frames, F = n * goal->frames, from = (goal->from - first) * goal->frames, to = goal->tokens ? from + goal->tokens * goal->frames : F;
+    const double *mean = goal->scaling->mean, *std = goal->scaling->std;
     for (int i = 0; i < B*F; i++) {
-        double v[2], *mean = (double *)goal->scaling->mean, *std = (double *)goal->scaling->std, w = i % F == F - 1 && !goal->last_counts ? 0 : goal->weight;
+        int f = i % F;
+        double v[2], w = f < from || f >= to || (f == to - 1 && !goal->last_counts) ? 0 : goal->weight;
         for (int j = 0; j < 2; j++) v[j] = (double)x0[i*ch + j] * std[j] + mean[j] - goal->goal[i / F * 2 + j];
         double distance = hypot(v[0], v[1]);
         for (int c = 0; c < ch; c++) d[i*ch + c] = c < 2 && distance > 0 ? (real)(-w * v[c] / distance * std[c]) : 0;
@@ -861,7 +871,8 @@ static void goal_gradient(const Guide *guide, const real *x0, real *d, int B, in
 
 // The bound (see elbo_term) of -log p(x_S) for the tokens of S, observed (T): one draw of every token's level, so that the mean over many draws is the bound.
 // History: a token of S is clean, said to be of level `clean`; any other is noise of the highest level. One pass over the doubled sequence; nats (B).
-static void elbo_draw(double *nats, Net *net, const Schedule *s, Objective o, Tensor *x, Tensor *noise, Tensor *unknown, Tensor *cond, Tensor *z0, const int *k, const bool *observed, int clean) {
+static void elbo_draw(double *nats, Net *net, const Schedule *s, Objective o, Tensor *x, Tensor *noise, Tensor *unknown, Tensor *cond, Tensor *z0, const int *k, const bool *observed,
+                      const double *weight, int P, int clean) {
     int B = x->B, T = x->T, C = x->C, *k_history = HOST(int, B*T);
     Rows r = rows_create(B*T), q = rows_create(B*T);
     for (int i = 0; i < B*T; i++) {
@@ -878,7 +889,7 @@ static void elbo_draw(double *nats, Net *net, const Schedule *s, Objective o, Te
         for (int t = 0; t < T; t++) {
             double error2 = 0, size2 = 0;
             for (int i = (b*T + t)*C; i < (b*T + t + 1)*C; i++) error2 += pow((double)(got[i] - want[i]), 2), size2 += (double)want[i] * (double)want[i];
-            if (observed[t]) nats[b] += elbo_prior(s, size2, C) + s->K * elbo_term(s, k[b*T + t], error2, C);
+            if (observed[t] && (!weight || weight[(b*T + t)*P] > 0)) nats[b] += elbo_prior(s, size2, C) + s->K * elbo_term(s, k[b*T + t], error2, C);
         }
     }
 }
@@ -1106,7 +1117,7 @@ static double train_step(int step, double *norm) {
     batch_draw(b, rng((uint64_t)opt.seed, RNG_DATA, (uint64_t)step));
     draw_levels(training.k, noise_mode(), B, T, opt.levels, &r);
     for (int i = 0; i < B*T; i++) if (b->level[i] >= 0) training.k[i] = b->level[i];
-    token_weights(training.weight, (Weighting)CHOICE("weight", opt.weight, weighting_name), training.k, B, T, &training.schedule, objective(), opt.snr_decay, opt.snr_clip, opt.snr_first);
+    token_weights(training.weight, (Weighting)CHOICE("weight", opt.weight, weighting_name), training.k, B, T, &training.schedule, objective(), opt.snr_decay, opt.snr_clip, opt.snr_first, noise_mode() == TEACHER);
     for (int i = 0; i < B*T*b->P; i++) b->weight[i] *= training.weight[i / b->P];
     Tensor *noise = tensor(B, T, token.C, CONSTANT, "noise");
     gaussian(noise->data, (uint64_t)opt.seed, stream_of(RNG_NOISE, (uint64_t)step), INFINITY, count(noise));
@@ -1206,20 +1217,20 @@ static void elbo_evaluate(void) {
         for (int d = 0; d < (pass ? draws : 1); d++) {
             begin_step();
             Rng r = rng((uint64_t)opt.seed, RNG_LEVEL, (uint64_t)d);
-            for (int i = 0; i < B*T; i++) k[i] = (int)((uniform(&r) + d) / draws * opt.levels);        // stratified over the draws
+            for (int i = 0; i < B*T; i++) k[i] = (int)fmin((uniform(&r) + d) / draws * opt.levels, opt.levels - 1);       // stratified over the draws
             Tensor *noise = tensor(B, T, C, CONSTANT, "noise"), *unknown = tensor(B, T, C, CONSTANT, "unknown");
             gaussian(noise->data, (uint64_t)opt.seed, stream_of(RNG_NOISE, (uint64_t)(2*d)), INFINITY, count(noise));
             gaussian(unknown->data, (uint64_t)opt.seed, stream_of(RNG_NOISE, (uint64_t)(2*d + 1)), INFINITY, count(noise));
             Tensor *z0 = c.recurrent ? rnn_start(&run.net, on_device(b.first, B, 1, token.first, "first"), B) : NULL;
-            elbo_draw(nats, &run.net, &run.schedule, objective(), on_device(b.x, B, T, C, "x"), noise, unknown, on_device(b.cond, B, T, token.E, "condition"), z0, k, observed, 0);
+            elbo_draw(nats, &run.net, &run.schedule, objective(), on_device(b.x, B, T, C, "x"), noise, unknown, on_device(b.cond, B, T, token.E, "condition"), z0, k, observed, b.weight, b.P, 0);
             for (int i = 0; pass && i < B; i++) mean[i] += nats[i] / draws;
         }
         if (!pass) net_free(&run.net);
     }
     for (int i = 0; i < B; i++) sum += mean[i] / B, sum2 += mean[i] * mean[i] / B;
-    for (int t = 0; t < T; t++) seen += observed[t];
+    for (int i = 0; i < B*T; i++) seen += observed[i % T] && b.weight[i * b.P] > 0;
     printf("eval: task=%s elbo_nats=%.4f stderr=%.4f observed_tokens=%d nats_per_number=%.5f sequences=%d draws=%d", task->name, sum, B > 1 ? sqrt(fmax(0, sum2 - sum*sum) / (B - 1)) : NAN, seen,
-           seen ? sum / (seen * C) : 0, B, draws);
+           seen ? sum * B / ((double)seen * C) : 0, B, draws);
     free(observed), free(k), free(nats), free(mean), batch_free(&b);
 }
 

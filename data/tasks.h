@@ -57,7 +57,7 @@ static void maze_task_open(void) {
 }
 static void maze_batch(Batch *b, Rng *r) {
     int fs = opt.frames, ch = scaling_channels(&data.scaling), ahead = recurrent() ? 0 : 1;                // tokens before the first step
-    bool first_is_known = uniform(r) < 0.5;
+    bool first_is_known = uniform(r) < 0.5, override = !strcmp(opt.noise, "independent");
     for (int i = 0; i < b->B; i++) {
         int at = below(r, opt.data_steps - b->T * fs - 1), end = 2 + below(r, b->T - 1);
         for (int t = 0; t < b->T; t++)
@@ -70,9 +70,9 @@ static void maze_batch(Batch *b, Rng *r) {
                 if (t == 0 && f == 0 && !ahead) { for (int c = 0; c < 4; c++) obs[c] = (double)data.obs[4*(size_t)at + (size_t)c]; scale_observation(&data.whole, b->first + 4*i, obs); }
             }
         // as branch main: sequences of all lengths, behind whose end there is noise that hardly counts; and half of the time the first token is nearly known
-        for (int t = 0; ahead && !opt.causal && t < b->T; t++)
+        for (int t = 0; override && ahead && !opt.causal && t < b->T; t++)
             if (t >= end) { b->level[i*b->T + t] = opt.levels - 1; for (int f = 0; f < fs; f++) b->weight[(i*b->T + t)*fs + f] = 0.05; }
-        if (ahead && first_is_known) b->level[i*b->T] = below(r, opt.levels / 4 ? opt.levels / 4 : 1);
+        if (override && ahead && first_is_known) b->level[i*b->T] = below(r, opt.levels / 4 ? opt.levels / 4 : 1);
     }
 }
 
@@ -126,10 +126,12 @@ static void series_tokens(real *x, real *cond, const Series *s, int at, int T) {
         for (int e = 0; e < token.E; e++) cond[t*token.E + e] = (real)c[e];
     }
 }
-static void series_batch(Batch *b, Rng *r) {
+static void series_batch(Batch *b, Rng *r) {            // for the bound: windows of what follows the training part
+    int from = opt.elbo ? data.series.train : 0, to = opt.elbo ? data.series.steps : data.series.train;
+    if (to - from < b->T) die("%s: %d steps are fewer than --tokens %d", opt.csv, to - from, b->T);
     for (int i = 0; i < b->B; i++) {
         real *cond = b->cond + i * b->T * token.E;
-        series_tokens(b->x + i * b->T * token.C, cond, &data.series, below(r, data.series.train - b->T + 1), b->T);
+        series_tokens(b->x + i * b->T * token.C, cond, &data.series, from + below(r, to - from - b->T + 1), b->T);
         for (int e = 0; e < token.E; e++) cond[e] = 0;
     }
 }
@@ -140,7 +142,7 @@ static void cross_paths(real *path, Sampling how, int B, int T, int n, uint64_t 
     for (int b = 0; b < B; b++) for (int j = 0; j < 2; j++) here[2*b + j] = path[b*(T + 1)*2 + j] = (real)corner[b % 4][j];
     for (int at = 0; at < T; at += n) {
         if (n > T - at) n = T - at;
-        Sampler s = sampler_create(&run.net, &run.schedule, how, B, n, seed + (uint64_t)at);
+        Sampler s = sampler_create(&run.net, &run.schedule, how, B, n, seed + ((uint64_t)at << 32));
         sampler_start(&s, here);
         roll_out(&s, n);
         for (int b = 0; b < B; b++) {
@@ -195,7 +197,9 @@ static void cross_evaluate(void) { cross_run(false); }
 static void maze_plan(double *plan, Sampling how, const Goal *goal, const Episode *e, int B, int H, uint64_t seed) {
     int fs = opt.frames, ch = scaling_channels(&data.scaling), C = fs * ch, ahead = recurrent() ? 0 : 1, T = ahead && !opt.causal ? token.window : H + ahead;
     real *first = NEW(real, 4*B);
-    Guide guide = {.scale = opt.guidance, .futures = opt.futures, .strength = guided, .gradient = goal_gradient, .goal = goal};
+    Goal at = *goal;
+    Guide guide = {.scale = opt.guidance, .futures = opt.futures, .strength = guided, .gradient = goal_gradient, .goal = &at};
+    at.from = ahead, at.tokens = H;                     // neither the start nor the padding behind the plan
     if (opt.guidance > 0) how.guide = &guide;
     Sampler s = sampler_create(&run.net, &run.schedule, how, B, T, seed);
     s.given = ahead;
@@ -223,7 +227,7 @@ static void maze_evaluate(void) {
     Sampling how = sampling();
     Guide guide = {.scale = opt.guidance, .futures = opt.futures, .strength = guided, .gradient = goal_gradient};
     double *goal = NEW(double, 2*B), *plan = NEW(double, B*most*fs*ch), (*positions)[2] = (double (*)[2])NEW(double, 2*most*fs);
-    Goal at = {&data.scaling, goal, fs, 1, true};
+    Goal at = {.scaling = &data.scaling, .goal = goal, .frames = fs, .weight = 1, .last_counts = true};
     guide.goal = &at;
     if (opt.guidance > 0) how.guide = &guide;
     if (who < 2) open_net(how, B, most + 1);
@@ -232,14 +236,16 @@ static void maze_evaluate(void) {
     Controller *c = NEW(Controller, B);
     Rng *r = NEW(Rng, B);
     for (int b = 0; b < B; b++) r[b] = rng((uint64_t)opt.seed, RNG_EVAL, (uint64_t)b), e[b] = episode_begin(&data.maze, multi, &r[b]), goal[2*b] = e[b].target[0], goal[2*b + 1] = e[b].target[1];
-    for (int step = 0, H; step < steps; step += opt.replan) {
+    for (int step = 0, H, next; step < steps; step = next) {
         H = (steps - step + fs - 1) / fs;
         if (H > most) H = most;
+        next = step + (who < 2 && opt.replan > H*fs ? H*fs : opt.replan);                  // a plan that ends is made anew
+        if (next > steps) next = steps;
         if (who < 2) maze_plan(plan, how, &at, e, B, H, (uint64_t)opt.seed + ((uint64_t)step << 32));
         for (int b = 0; b < B; b++) {
             double *mine = plan + b*H*fs*ch, action[2];
             for (int t = 0; t < H*fs && who == 0; t++) positions[t][0] = mine[t*ch], positions[t][1] = mine[t*ch + 1];
-            for (int t = 0; t < opt.replan && t < H*fs && step + t < steps; t++) {
+            for (int t = 0; t < next - step; t++) {
                 Ball *ball = &e[b].ball;
                 if (who == 0) act_follow(action, ball->q, ball->v, (const double (*)[2])positions, t);
                 else if (who == 1) action[0] = mine[t*ch + 4], action[1] = mine[t*ch + 5];
@@ -248,7 +254,7 @@ static void maze_evaluate(void) {
                 episode_step(&e[b], action);
             }
         }
-        progress(step + opt.replan >= steps, "step %d/%d of %d episodes", step + opt.replan < steps ? step + opt.replan : steps, steps, B);
+        progress(next == steps, "step %d/%d of %d episodes", next, steps, B);
     }
     double sum = 0, sum2 = 0, reach = 0, hits = 0, collisions = 0, reached = 0, stay = 0;
     FILE *csv = create_csv("episodes.csv", "episode,return,score,first_reach,return_if_stay,wall_steps,collisions");
@@ -284,7 +290,7 @@ static void maze_sample(void) {
     if (!recurrent() && H > opt.tokens) die("--length %d: a transformer that was trained on %d tokens plans no more", H, opt.tokens);
     Sampling how = sampling();
     double *goal = NEW(double, 2*B), *plan = NEW(double, B*H*opt.frames*scaling_channels(&data.scaling));
-    Goal at = {&data.scaling, goal, fs, 1, true};
+    Goal at = {.scaling = &data.scaling, .goal = goal, .frames = fs, .weight = 1, .last_counts = true};
     Guide guide = {.scale = opt.guidance, .futures = opt.futures, .strength = guided, .gradient = goal_gradient, .goal = &at};
     if (opt.guidance > 0) how.guide = &guide;
     open_net(how, B, H + 1);
@@ -406,6 +412,7 @@ static void forecast_conditions(Sampler *s, int at, int n) {            // of to
         for (int t = 0; t < at; t++) for (int d = 0; d < c->dims; d++)
             if (t >= s->given) c->x[from + (size_t)(t*c->dims + d)] = (double)s->x[((size_t)b*(size_t)s->T + (size_t)t)*(size_t)c->dims + (size_t)d] * c->std[d] + c->mean[d];
         series_tokens(NULL, s->cond + ((size_t)b*(size_t)s->T + (size_t)at) * (size_t)token.E, c, forecast.at + at, n);
+        for (int e = 0; at == 0 && e < token.E; e++) s->cond[(size_t)b*(size_t)s->T*(size_t)token.E + (size_t)e] = 0;
     }
     memcpy(c->x + from, kept, (size_t)(s->T * c->dims) * sizeof(double));
     free(kept);
@@ -417,6 +424,7 @@ static void series_run(bool draw) {
     if (test < context || windows < 1) die("%s: the test part is shorter than a forecast of %d steps", opt.csv, H);
     if (N < 20) die("--samples %d: the quantiles of a forecast need at least 20", N);
     if (!recurrent() && (T > opt.tokens || opt.chunk >= token.window)) die("--length %d, --chunk %d: more than a transformer of %d tokens sees", T, opt.chunk, opt.tokens);
+    if (c->frequency->lags > 1 && opt.chunk > c->frequency->lag[1] - 1) die("--chunk %d: a lag of %d steps would show a forecast the truth (%d at most)", opt.chunk, c->frequency->lag[1], c->frequency->lag[1] - 1);
     if (draw) windows = 1;
     Sampling how = sampling();
     how.before = forecast_conditions;

@@ -704,7 +704,7 @@ static bool open_sampler(Golden *g, Net *net, Sampler *p, NetConfig c, const Sch
 // What all runs have in common. false and a line if something is missing.
 static bool read_sampling(Golden *g, Sampler *p, Schedule *s) {
     int objective = find_name(g, "objective", objective_name, OBJECTIVES);
-    *p = (Sampler){.how = {.shown = -1, .on_truth = true}};
+    *p = (Sampler){.how = {.shown = -1, .clean = -1, .on_truth = true}};
     if (objective < 0 || !read_schedule(g, s)) return false;
     if (!need_whole(g, "S", 1, s->K) || !need_number(g, "eta", 0, 1) || !need_number(g, "clip_noise", 0, 1e9) || !need_number(g, "uncertainty_scale", 0, 1e4)) return false;
     p->how.objective = (Objective)objective, p->how.S = (int)meta(g, "S"), p->how.eta = meta(g, "eta"), p->how.u = meta(g, "uncertainty_scale");
@@ -832,7 +832,7 @@ static void check_paper_plan(Golden *g, bool guidance) {
     limit(init, (size_t)B * (size_t)H * (size_t)C, fmin(20, meta(g, "clip_noise")));
     if (guidance) {
         if (!need_value(g, "branch", "paper") || !(goal = need_tensor(g, "in.goal", 0, SHAPE(B, 2)))) goto done;
-        at = (Goal){&scaling, goal, fs, meta(g, "n_frames") / (double)(H * fs), H * fs < (int)meta(g, "n_frames")};
+        at = (Goal){.scaling = &scaling, .goal = goal, .frames = fs, .weight = meta(g, "n_frames") / (double)(H * fs), .last_counts = H * fs < (int)meta(g, "n_frames")};
         guide.scale = meta(g, "guidance_scale"), guide.futures = R > 1 ? R : 1, p.how.guide = &guide;
         if (R > 1) {                                    // (rows,T,R-1,B,C) as (rows,R-1,B,T,C); the last draw of each row is not used
             double *x = need_tensor(g, "in.mcg_noise", 0, SHAPE(rows, H, R - 1, B, C));

@@ -110,7 +110,7 @@ expect 0 '' $df eval --out "$dir/cross" $quick
 promises eval $ways
 expect 0 '' $df eval --out "$dir/cross" --samples 4 --elbo --observed 0-3,5 --draws 3
 promises eval task elbo_nats stderr observed_tokens nats_per_number sequences draws seconds
-says ' observed_tokens=5 .* sequences=4 draws=3 '
+says ' observed_tokens=18 .* sequences=4 draws=3 '
 
 for net in rnn transformer; do
     trained maze_$net $maze --net $net
@@ -123,6 +123,9 @@ for net in rnn transformer; do
     table "$dir/maze_$net/episodes.csv" episode,return,score,first_reach,return_if_stay,wall_steps,collisions 2
 done
 expect 0 '' $df eval --out "$dir/maze_rnn" $quick --replan 150 --controller actions
+# however often a controller that needs no plan is asked to plan, the episode is the same one, and as long
+for replan in 10 150 299; do $df eval --out "$dir/maze_transformer" $quick --replan $replan --controller straight | sed -n 's/^eval: .* \(return=[^ ]* .*\) seconds=.*/\1/p' >"$dir/straight$replan"; done
+[ -s "$dir/straight10" ] && cmp -s "$dir/straight10" "$dir/straight150" && cmp -s "$dir/straight10" "$dir/straight299" && ok || fail "--replan changes an episode without plans"
 # without a network: the waypoint controller reaches every goal
 expect 0 '' $df eval --out "$dir/maze_rnn" --samples 2 --controller waypoints
 says ' controller=waypoints .* reached=1.000 '
@@ -307,6 +310,7 @@ expect 1 '--chunk 6: a network that sees 5 frames makes at most' $df eval --out 
 expect 1 '--context 6 leaves nothing to forecast' $df eval --out "$dir/series_rnn" --samples 20 --sampling-steps 4 --context 6
 expect 1 'shorter than a forecast of 57 steps' $df eval --out "$dir/series_rnn" --samples 20 --sampling-steps 4 --length 60
 expect 1 'need at least 20' $df eval --out "$dir/series_rnn" --samples 19 --sampling-steps 4
+expect 1 'a lag of 7 steps would show a forecast the truth (6 at most)' $df eval --out "$dir/series_rnn" --samples 20 --sampling-steps 4 --context 1 --length 9 --chunk 7
 expect 1 '--length 7, --chunk 1: more than a transformer of 6 tokens sees' $df eval --out "$dir/series_transformer" --samples 20 --sampling-steps 4 --length 7
 expect 1 '--length 6, --chunk 6: more than a transformer of 6 tokens sees' $df eval --out "$dir/series_transformer" --samples 20 --sampling-steps 4 --chunk 6
 sed 's/,[^,]*$//' "$dir/series.csv" >"$b/one.csv"

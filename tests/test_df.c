@@ -127,17 +127,23 @@ static void test_weights(void) {
     for (int how = 0; how < 3; how++)
         for (int o = 0; o < OBJECTIVES; o++) {
             begin_step();
-            token_weights(w, how ? FUSED_SNR : MIN_SNR, (int[]){0, 1, 2}, 1, 3, &s, (Objective)o, 0.5, 2, how == 2);
+            token_weights(w, how ? FUSED_SNR : MIN_SNR, (int[]){0, 1, 2}, 1, 3, &s, (Objective)o, 0.5, 2, how == 2, false);
             for (int t = 0; t < 3; t++) CHECK_CLOSE("weight by hand", w[t], want[how][o][t], 1e-12);
         }
     begin_step();
-    token_weights(w, UNIFORM_WEIGHT, (int[]){0, 1, 2}, 1, 3, &s, PRED_V, 0.5, 2, false);
+    token_weights(w, UNIFORM_WEIGHT, (int[]){0, 1, 2}, 1, 3, &s, PRED_V, 0.5, 2, false, false);
     CHECK(w[0] == 1 && w[1] == 1 && w[2] == 1, "%g %g %g", w[0], w[1], w[2]);
+
+    // teacher forcing: the history is clean, so its n is 1: history 0, 1/2, 3/4
+    begin_step();
+    token_weights(w, FUSED_SNR, (int[]){0, 1, 2}, 1, 3, &s, PRED_X0, 0.5, 2, false, true);
+    static const double behind_clean[] = {2, 1.5, 1.5625};
+    for (int t = 0; t < 3; t++) CHECK_CLOSE("weight behind a clean history", w[t], behind_clean[t], 1e-12);
 
     // sequences do not see each other's history
     double both[6];
     begin_step();
-    token_weights(both, FUSED_SNR, (int[]){2, 2, 0, 0, 1, 2}, 2, 3, &s, PRED_X0, 0.5, 2, true);
+    token_weights(both, FUSED_SNR, (int[]){2, 2, 0, 0, 1, 2}, 2, 3, &s, PRED_X0, 0.5, 2, true, false);
     for (int t = 0; t < 3; t++) CHECK_CLOSE("weight in the second sequence", both[3 + t], want[2][PRED_X0][t], 1e-12);
 
     // numbers of the official code: the history begins as the first signal, and is multiplied by gamma once more where it is used
@@ -317,7 +323,10 @@ static void check_states(Sampler *s, int chunk) {
         for (int c = 0; c < C; c++) shown[i*C + c] = (real)(of_x * (double)s->x[i*C + c] + of_noise * (double)s->noise[i*C + c]);
     }
     State state = {.z = rnn_start(s->net, NULL, B)};
-    s->net->run(s->net, (Input){.x = on_device(shown, B, T, C, "x"), .cond = on_device(s->cond, B, T, s->net->c.E, "cond"), .k = k}, &state);
+    int *said = NEW(int, B*T);                          // what is shown as it is, is said to be of level 0
+    for (int i = 0; i < B*T; i++) said[i] = k[i] < 0 ? 0 : k[i];
+    s->net->run(s->net, (Input){.x = on_device(shown, B, T, C, "x"), .cond = on_device(s->cond, B, T, s->net->c.E, "cond"), .k = said}, &state);
+    free(said);
     for (int t = 0; t < T - chunk; t++) {
         CHECK(s->seen[t] == k[t], "token %d: %d", t, s->seen[t]);
         real *z = to_host(state.after[t]);
@@ -563,6 +572,25 @@ static double J_through(Net *n, const Schedule *s, Objective o, const Goal *goal
     }
     return sum / R;
 }
+// Only the tokens of the plan count: neither what stands before it nor the padding behind.
+static void test_plan_counts(void) {
+    enum { B = 2, TT = 4, FS = 2, CH = 3, C = FS * CH };
+    Scaling scaling = {.obs = 2, .act = 1, .mean = {0.5, -1, 0}, .std = {2, 0.5, 1}};
+    double goal[] = {1, 2, -1, 0};
+    real x0[B*TT*C], whole[B*TT*C], part[B*TT*C];
+    for (int i = 0; i < B*TT*C; i++) x0[i] = (real)sin(i);
+    Goal all = {.scaling = &scaling, .goal = goal, .frames = FS, .weight = 1, .last_counts = true}, some = all;
+    some.from = 1, some.tokens = 2;
+    goal_gradient(&(Guide){.goal = &all}, x0, whole, B, 0, TT, C), goal_gradient(&(Guide){.goal = &some}, x0, part, B, 0, TT, C);
+    for (int i = 0; i < B*TT*C; i++) {
+        int t = i / C % TT;
+        CHECK(part[i] == (t >= 1 && t < 3 ? whole[i] : 0), "token %d: %g", t, (double)part[i]);
+        CHECK(i % CH == 2 || whole[i] != 0, "%d", i);
+    }
+    some.last_counts = false;
+    goal_gradient(&(Guide){.goal = &some}, x0, part, B, 0, TT, C);
+    CHECK(part[3*C - CH] == 0 && part[3*C - 2*CH] != 0, "the plan's last frame");
+}
 static void test_guidance(void) {
     enum { N = JB*JT*JC, S = 10, SHOWN = 3 };
     Schedule s = schedule_create(SCHEDULE_SIGMOID, LEVELS);
@@ -573,7 +601,7 @@ static void test_guidance(void) {
         bool recurrent = kind < 8, repeat = kind % 2, ddpm = kind == 7 || kind == 11;
         int R = recurrent && kind >= 2 ? 3 : 1, G = kind % 4 < 2 ? 1 : 2, steps = ddpm ? LEVELS : S;
         Net n = make_net(recurrent ? rnn(JC, G, 0, 0) : transformer(JC, kind == 9, 1, 0), kind == 9 ? JB : 0, (uint64_t)(30 + kind));
-        Goal at = {&scaling, goal, 2, 0.7, kind % 3 != 0};
+        Goal at = {.scaling = &scaling, .goal = goal, .frames = 2, .weight = 0.7, .last_counts = kind % 3 != 0};
         Guide guide = {.scale = 1.7, .futures = R, .strength = guided, .gradient = goal_gradient, .goal = &at, .repeat = repeat};
         Sampling how = plainly((Objective)(kind % 3), PYRAMID, steps, 1, ddpm ? 0 : kind % 4 / 3.0);
         how.shown = SHOWN, how.draw = listed_noise, how.ddpm = ddpm;
@@ -690,7 +718,7 @@ static void test_elbo(void) {
             for (int t = 0; t < ET; t++) observed[t] = set >> t & 1;
             ar.o = (Objective)(set % OBJECTIVES);
             begin_step(), tape.off = true;
-            elbo_draw(nats, &n, &s, ar.o, on_device(x, B, ET, EC, "x"), on_device(noise, B, ET, EC, "noise"), on_device(unknown, B, ET, EC, "unknown"), NULL, NULL, k, observed, ar.clean);
+            elbo_draw(nats, &n, &s, ar.o, on_device(x, B, ET, EC, "x"), on_device(noise, B, ET, EC, "noise"), on_device(unknown, B, ET, EC, "unknown"), NULL, NULL, k, observed, NULL, 1, ar.clean);
             for (int b = 0; b < B; b++) mean[b % POINTS] += nats[b] / (2*K), all += nats[b] / B;
 
             for (int t = 0, last = -1; t < ET; t++) {
@@ -836,7 +864,7 @@ static void test_allocations(void) {
     Schedule s = schedule_create(SCHEDULE_SIGMOID, LEVELS);
     const Scaling scaling = {.obs = 2, .std = {1, 1}};
     const double target[2*B] = {1, 2, 3, 4};
-    const Goal goal = {&scaling, target, 2, 1, true};
+    const Goal goal = {.scaling = &scaling, .goal = target, .frames = 2, .weight = 1, .last_counts = true};
     const Guide guide = {.scale = 1, .futures = 1, .strength = guided, .gradient = goal_gradient, .goal = &goal}, futures = {.scale = 1, .futures = 3, .strength = guided, .gradient = goal_gradient, .goal = &goal};
     for (int kind = 0; kind < 6; kind++) {                          // rnn, causal, not causal; with guidance
         bool on = kind >= 3;
@@ -878,7 +906,7 @@ int main(void) {
     test_autoregressive();
     test_loss();
     if (REAL_IS_DOUBLE) test_gradients();
-    test_guided(), test_guidance();
+    test_guided(), test_guidance(), test_plan_counts();
     test_elbo();
     if (MANY_PASSES) test_statistics();
 #ifdef COUNTS_ALLOCATIONS
