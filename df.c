@@ -705,7 +705,7 @@ static Tensor *some_tokens(const Sampler *s, const real *x, int first, int n, in
 }
 
 // J's gradient with respect to the network's input, from R predictions x0 of the same tokens
-static void guide_gradient(Sampler *s, Tensor *shown, Tensor *x0, Input in, State *state, int first, const int *label) {
+static void guide_gradient(Sampler *s, Tensor *x0, Input in, State *state, int first, const int *label) {
     int B = x0->B, n = x0->T, C = x0->C, N = B*n, R = s->how.guide->futures > 1 ? s->how.guide->futures : 1, drawn = R - (s->how.guide->repeat && R > 1);
     size_t size = count(x0);
     Tensor **future = HOST(Tensor *, drawn), *all;
@@ -726,7 +726,6 @@ static void guide_gradient(Sampler *s, Tensor *shown, Tensor *x0, Input in, Stat
             sum[((size_t)i * (size_t)drawn + (size_t)j) * (size_t)C + (size_t)c] = d[i*C + c] * (real)(j == 0 && drawn < R ? 2 : 1) / R;
     }
     backward_from(all, sum, INPUTS);
-    (void)shown;
 }
 
 // One row of the schedule for tokens lo..hi-1: from, to (hi - lo) are their DDIM indices before and after; of equal ones the token stays as it is.
@@ -773,7 +772,7 @@ static void sample_row(Sampler *s, int lo, int hi, const int *from, const int *t
     Tensor *noise = noisy ? some_tokens(s, s->how.draw(s), first, n, c.C, "noise") : NULL;
     Tensor *after = s->how.ddpm ? step_ddpm(x, shown, x0, noise, k, s->s) : step_ddim(x, x0, eps, noise, k, label, next, s->how.eta, s->s);
     if (guided) {
-        guide_gradient(s, shown, x0, in, &state, first, label);
+        guide_gradient(s, x0, in, &state, first, label);
         Rows r = rows_create(N);
         for (int i = 0; i < N; i++) {
             double of_x0, of_noise, fresh, here = alpha_bar(s->s, label[i]), there = alpha_bar(s->s, next[i]);
@@ -1005,7 +1004,8 @@ static Schedule schedule(void) {
 }
 static NetConfig net_config(void) {
     NetConfig c = {.recurrent = recurrent(), .causal = opt.causal, .C = token.C, .E = token.E, .Z = opt.state, .W = opt.width, .N = opt.level_width, .M = opt.layers, .G = opt.cells,
-                   .first = token.first, .d = opt.width, .NH = opt.heads, .ff = 4 * opt.width, .NL = opt.layers, .P = opt.patches * opt.patches, .K = opt.levels, .window = token.window};
+                   .first = token.first, .d = opt.width, .NH = opt.heads, .ff = 4 * opt.width, .NL = opt.layers,
+                   .P = opt.patches * opt.patches, .K = opt.levels, .window = token.window};
     if (c.recurrent && c.Z % c.G) die("--cells %d do not divide --state %d", c.G, c.Z);
     if (!c.recurrent && c.d % c.NH) die("--heads %d do not divide --width %d", c.NH, c.d);
     if (c.recurrent && c.P > 1) die("--patches %d belong to --net transformer", opt.patches);
@@ -1022,7 +1022,8 @@ static void watch_row(Sampler *s, const int *from, const int *to) {
     (void)from;
     int n = s->hi - s->lo, room = columns() - 12, C = s->net->c.C;
     printf(isatty(STDOUT_FILENO) ? "\r\033[K%5ld " : "%5ld ", s->rows);
-    for (int t = 0; t < n && t < room / 2; t++) printf("%s", (const char *const[]){" ", "\u2581", "\u2582", "\u2583", "\u2584", "\u2585", "\u2586", "\u2587", "\u2588"}[(to[t]*8 + s->how.S - 1) / s->how.S]);
+    static const char *const bar[] = {" ", "\u2581", "\u2582", "\u2583", "\u2584", "\u2585", "\u2586", "\u2587", "\u2588"};
+    for (int t = 0; t < n && t < room / 2; t++) printf("%s", bar[(to[t]*8 + s->how.S - 1) / s->how.S]);        // rounded up: only a clean token is blank
     printf(" |");
     for (int t = 0, used = (n < room / 2 ? n : room / 2) + 6; t < n && used < room; t++, used += 6) printf(" %+.2f", (double)s->x[(size_t)(s->lo + t) * (size_t)C]);
     if (isatty(STDOUT_FILENO)) { fflush(stdout); usleep(20000); } else printf("\n");
@@ -1117,7 +1118,8 @@ static double train_step(int step, double *norm) {
     batch_draw(b, rng((uint64_t)opt.seed, RNG_DATA, (uint64_t)step));
     draw_levels(training.k, noise_mode(), B, T, opt.levels, &r);
     for (int i = 0; i < B*T; i++) if (b->level[i] >= 0) training.k[i] = b->level[i];
-    token_weights(training.weight, (Weighting)CHOICE("weight", opt.weight, weighting_name), training.k, B, T, &training.schedule, objective(), opt.snr_decay, opt.snr_clip, opt.snr_first, noise_mode() == TEACHER);
+    token_weights(training.weight, (Weighting)CHOICE("weight", opt.weight, weighting_name), training.k, B, T, &training.schedule, objective(),
+                  opt.snr_decay, opt.snr_clip, opt.snr_first, noise_mode() == TEACHER);
     for (int i = 0; i < B*T*b->P; i++) b->weight[i] *= training.weight[i / b->P];
     Tensor *noise = tensor(B, T, token.C, CONSTANT, "noise");
     gaussian(noise->data, (uint64_t)opt.seed, stream_of(RNG_NOISE, (uint64_t)step), INFINITY, count(noise));
@@ -1222,7 +1224,8 @@ static void elbo_evaluate(void) {
             gaussian(noise->data, (uint64_t)opt.seed, stream_of(RNG_NOISE, (uint64_t)(2*d)), INFINITY, count(noise));
             gaussian(unknown->data, (uint64_t)opt.seed, stream_of(RNG_NOISE, (uint64_t)(2*d + 1)), INFINITY, count(noise));
             Tensor *z0 = c.recurrent ? rnn_start(&run.net, on_device(b.first, B, 1, token.first, "first"), B) : NULL;
-            elbo_draw(nats, &run.net, &run.schedule, objective(), on_device(b.x, B, T, C, "x"), noise, unknown, on_device(b.cond, B, T, token.E, "condition"), z0, k, observed, b.weight, b.P, 0);
+            elbo_draw(nats, &run.net, &run.schedule, objective(), on_device(b.x, B, T, C, "x"), noise, unknown,
+                      on_device(b.cond, B, T, token.E, "condition"), z0, k, observed, b.weight, b.P, 0);
             for (int i = 0; pass && i < B; i++) mean[i] += nats[i] / draws;
         }
         if (!pass) net_free(&run.net);

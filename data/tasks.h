@@ -211,7 +211,10 @@ static void maze_plan(double *plan, Sampling how, const Goal *goal, const Episod
     }
     if (!ahead) sampler_start(&s, first);
     sample_chunk(&s, 0, ahead, H, T);
-    for (int b = 0; b < B; b++) for (int i = 0; i < H*C; i++) plan[b*H*C + i] = (double)s.x[((size_t)b*(size_t)T + (size_t)ahead)*(size_t)C + (size_t)i] * data.scaling.std[i % ch] + data.scaling.mean[i % ch];
+    for (int b = 0; b < B; b++) {
+        const real *x = s.x + ((size_t)b*(size_t)T + (size_t)ahead)*(size_t)C;
+        for (int i = 0; i < H*C; i++) plan[b*H*C + i] = (double)x[i] * data.scaling.std[i % ch] + data.scaling.mean[i % ch];
+    }
     close_sampler(&s);
     free(first);
 }
@@ -219,9 +222,11 @@ static bool goals_are_random(void) { return CHOICE("goals", opt.goals, ((const c
 static void check_futures(void) { if (!recurrent() && opt.futures > 1) die("--futures %d: Monte-Carlo guidance needs --net rnn", opt.futures); }
 static void maze_evaluate(void) {
     static const char *const controllers[] = {"pd", "actions", "straight", "waypoints"};
-    int B = opt.samples, fs = opt.frames, ch = scaling_channels(&data.scaling), steps = data.maze.steps, most = (steps + fs - 1) / fs, who = CHOICE("controller", opt.controller, controllers);
+    int B = opt.samples, fs = opt.frames, ch = scaling_channels(&data.scaling), steps = data.maze.steps, most = (steps + fs - 1) / fs;
+    enum { PD, ACTIONS, STRAIGHT, WAYPOINTS } who = (int)CHOICE("controller", opt.controller, controllers);
+    bool plans = who == PD || who == ACTIONS;
     bool multi = goals_are_random();
-    if (who == 1 && positions_only()) die("--controller actions: this network plans positions only");
+    if (who == ACTIONS && positions_only()) die("--controller actions: this network plans positions only");
     check_futures();
     if (!recurrent() && most > opt.tokens) most = opt.tokens;
     Sampling how = sampling();
@@ -230,26 +235,29 @@ static void maze_evaluate(void) {
     Goal at = {.scaling = &data.scaling, .goal = goal, .frames = fs, .weight = 1, .last_counts = true};
     guide.goal = &at;
     if (opt.guidance > 0) how.guide = &guide;
-    if (who < 2) open_net(how, B, most + 1);
+    if (plans) open_net(how, B, most + 1);
     how.guide = NULL;
     Episode *e = NEW(Episode, B);
     Controller *c = NEW(Controller, B);
     Rng *r = NEW(Rng, B);
-    for (int b = 0; b < B; b++) r[b] = rng((uint64_t)opt.seed, RNG_EVAL, (uint64_t)b), e[b] = episode_begin(&data.maze, multi, &r[b]), goal[2*b] = e[b].target[0], goal[2*b + 1] = e[b].target[1];
+    for (int b = 0; b < B; b++) {
+        r[b] = rng((uint64_t)opt.seed, RNG_EVAL, (uint64_t)b), e[b] = episode_begin(&data.maze, multi, &r[b]);
+        goal[2*b] = e[b].target[0], goal[2*b + 1] = e[b].target[1];
+    }
     for (int step = 0, H, next; step < steps; step = next) {
         H = (steps - step + fs - 1) / fs;
         if (H > most) H = most;
-        next = step + (who < 2 && opt.replan > H*fs ? H*fs : opt.replan);                  // a plan that ends is made anew
+        next = step + (plans && opt.replan > H*fs ? H*fs : opt.replan);                  // a plan that ends is made anew
         if (next > steps) next = steps;
-        if (who < 2) maze_plan(plan, how, &at, e, B, H, (uint64_t)opt.seed + ((uint64_t)step << 32));
+        if (plans) maze_plan(plan, how, &at, e, B, H, (uint64_t)opt.seed + ((uint64_t)step << 32));
         for (int b = 0; b < B; b++) {
             double *mine = plan + b*H*fs*ch, action[2];
-            for (int t = 0; t < H*fs && who == 0; t++) positions[t][0] = mine[t*ch], positions[t][1] = mine[t*ch + 1];
+            for (int t = 0; t < H*fs && who == PD; t++) positions[t][0] = mine[t*ch], positions[t][1] = mine[t*ch + 1];
             for (int t = 0; t < next - step; t++) {
                 Ball *ball = &e[b].ball;
-                if (who == 0) act_follow(action, ball->q, ball->v, (const double (*)[2])positions, t);
-                else if (who == 1) action[0] = mine[t*ch + 4], action[1] = mine[t*ch + 5];
-                else if (who == 2) act_straight(action, ball->q, ball->v, e[b].target);
+                if (who == PD) act_follow(action, ball->q, ball->v, (const double (*)[2])positions, t);
+                else if (who == ACTIONS) action[0] = mine[t*ch + 4], action[1] = mine[t*ch + 5];
+                else if (who == STRAIGHT) act_straight(action, ball->q, ball->v, e[b].target);
                 else act_waypoints(action, &c[b], &data.maze, &r[b], ball->q, ball->v, e[b].target);
                 episode_step(&e[b], action);
             }
@@ -266,15 +274,16 @@ static void maze_evaluate(void) {
     }
     close_csv(csv, "episodes.csv");
     double mean = sum / B, error = B > 1 ? sqrt(fmax(0, sum2 / B - mean*mean) / (B - 1)) : NAN;
-    printf("eval: task=maze2d maze=%s controller=%s matrix=%s guidance=%g futures=%d episodes=%d return=%.2f stderr=%.2f score=%.2f score_stderr=%.2f reached=%.3f first_reach=%.1f return_if_stay=%.1f "
-           "wall_steps=%.1f collisions=%.1f", opt.maze, opt.controller, opt.matrix, opt.guidance, opt.futures, B, mean, error, maze_score(&data.maze, mean),
+    printf("eval: task=maze2d maze=%s controller=%s matrix=%s guidance=%g futures=%d episodes=%d return=%.2f stderr=%.2f score=%.2f score_stderr=%.2f "
+           "reached=%.3f first_reach=%.1f return_if_stay=%.1f wall_steps=%.1f collisions=%.1f", opt.maze, opt.controller, opt.matrix, opt.guidance, opt.futures, B, mean, error, maze_score(&data.maze, mean),
            maze_score(&data.maze, error) - maze_score(&data.maze, 0), reached / B, reached ? reach / reached : NAN, stay / B, hits / B, collisions / B);
     free(e), free(c), free(r), free(goal), free(plan), free(positions);
 }
 // Plans while they denoise: a row of pictures for each, walls where the physics has them
 static struct { int stages, next; double *x; } stages;                  // (stages, B, H*frames, 2)
 static void keep_stage(Sampler *s, const int *from, const int *to) {
-    int C = s->net->c.C, ch = scaling_channels(&data.scaling), fs = opt.frames, ahead = recurrent() ? 0 : 1, H = opt.length ? opt.length : opt.tokens, rows = s->how.matrix_rows(s->how.matrix, H, s->how.S, s->how.u) - 1;
+    int C = s->net->c.C, ch = scaling_channels(&data.scaling), fs = opt.frames, ahead = recurrent() ? 0 : 1;
+    int H = opt.length ? opt.length : opt.tokens, rows = s->how.matrix_rows(s->how.matrix, H, s->how.S, s->how.u) - 1;
     if (opt.watch) watch_row(s, from, to);
     for (; stages.next < stages.stages && s->rows >= (stages.next * (long)rows) / (stages.stages - 1); stages.next++) {    // of few rows one may be several stages
         double *to_x = stages.x + (size_t)stages.next * (size_t)(s->B * H * fs * 2);
@@ -382,7 +391,8 @@ static void video_run(bool draw) {
         double m[5] = {0}, square = 0;
         for (int b = 0; b < B; b++) {
             const FrameScore *f = &score[b*T + t];
-            m[0] += f->error / B, square += f->error * f->error / B, m[1] += f->out_of_range / B, m[2] += (f->objects != f->objects_true) / (double)B, m[3] += f->position_error / B, m[4] += f->jump / B;
+            m[0] += f->error / B, square += f->error * f->error / B, m[1] += f->out_of_range / B;
+            m[2] += (f->objects != f->objects_true) / (double)B, m[3] += f->position_error / B, m[4] += f->jump / B;
         }
         fprintf(csv, "%d,%.5f,%.5f,%.5f,%.4f,%.4f,%.4f\n", t, m[0], B > 1 ? sqrt(fmax(0, square - m[0]*m[0]) / (B - 1)) : 0, m[1], m[2], m[3], m[4]);
         if (t >= given_frames) late += m[0] / (T - given_frames), objects += m[2] / (T - given_frames);
@@ -419,12 +429,14 @@ static void forecast_conditions(Sampler *s, int at, int n) {            // of to
 }
 static void series_run(bool draw) {
     Series *c = &data.series;
-    int N = opt.samples, T = opt.length ? opt.length : opt.tokens, D = c->dims, context = opt.context, H = T - context, test = c->train + c->validation, windows = H > 0 ? (c->steps - test) / H : 0;
+    int N = opt.samples, T = opt.length ? opt.length : opt.tokens, D = c->dims, context = opt.context, H = T - context;
+    int test = c->train + c->validation, windows = H > 0 ? (c->steps - test) / H : 0;      // test: its first step
     if (H < 1) die("--context %d leaves nothing to forecast of %d tokens", context, T);
     if (test < context || windows < 1) die("%s: the test part is shorter than a forecast of %d steps", opt.csv, H);
     if (N < 20) die("--samples %d: the quantiles of a forecast need at least 20", N);
     if (!recurrent() && (T > opt.tokens || opt.chunk >= token.window)) die("--length %d, --chunk %d: more than a transformer of %d tokens sees", T, opt.chunk, opt.tokens);
-    if (c->frequency->lags > 1 && opt.chunk > c->frequency->lag[1] - 1) die("--chunk %d: a lag of %d steps would show a forecast the truth (%d at most)", opt.chunk, c->frequency->lag[1], c->frequency->lag[1] - 1);
+    int lag = c->frequency->lags > 1 ? c->frequency->lag[1] : INT_MAX;
+    if (opt.chunk > lag - 1) die("--chunk %d: a lag of %d steps would show a forecast the truth (%d at most)", opt.chunk, lag, lag - 1);
     if (draw) windows = 1;
     Sampling how = sampling();
     how.before = forecast_conditions;
@@ -451,7 +463,9 @@ static void series_run(bool draw) {
                 for (int d = 0; d < D; d++) y += c->x[(size_t)(test + w*H + t)*(size_t)D + (size_t)d];
                 for (int b = 0; b < N; b++) {
                     sample[b] = 0;
-                    for (int d = 0; d < D; d++) sample[b] += who ? other[((size_t)b*(size_t)H + (size_t)t)*(size_t)D + (size_t)d] : (double)s.x[((size_t)b*(size_t)T + (size_t)(context + t))*(size_t)D + (size_t)d] * c->std[d] + c->mean[d];
+                    const double *theirs = other + ((size_t)b*(size_t)H + (size_t)t)*(size_t)D;
+                    const real *mine = s.x + ((size_t)b*(size_t)T + (size_t)(context + t))*(size_t)D;
+                    for (int d = 0; d < D; d++) sample[b] += who ? theirs[d] : (double)mine[d] * c->std[d] + c->mean[d];
                 }
                 exact[who] += crps(sample, N, y), total[who] += quantile_loss(sample, N, y);      // in this order: crps() sorts
                 if (!who) size += fabs(y);
