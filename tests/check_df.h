@@ -470,11 +470,18 @@ typedef struct LossCase { int B, T, C, E, P; real *x, *noise, *cond, *first; int
 static void loss_case_free(LossCase *c) { free(c->x), free(c->noise), free(c->cond), free(c->first), free(c->k), free(c->weight), free(c->masked); }
 static int *levels_of(real *x, int n) { int *k = NEW(int, n); for (int i = 0; x && i < n; i++) k[i] = (int)x[i]; free(x); return k; }
 
+// Weights into a network, in the dry run too: a network that the file does not hold gets no memory on the word of the metadata
+static bool weights_fit(Golden *g, Net *net) {
+    if (read_weights(g, &net->ps)) return true;
+    net_free(net);
+    if (dry) begin_dry_run(), end_dry_run(false);       // a dry run of nothing
+    return false;
+}
 static void compare_loss(Golden *g, const LossCase *c, NetConfig config, const Schedule *s, Objective o) {
     for (int pass = 0; pass < 2; pass++) {
         if (pass) end_dry_run(false); else begin_dry_run();
         Net net = net_create(config, true, 1, 0);
-        if (pass && !read_weights(g, &net.ps)) { net_free(&net); return; }
+        if (!weights_fit(g, &net)) return;
         for (int masked = 0; masked < 2; masked++) {                     // the file has the terms without mask, their sum with it
             begin_step(), zero_grad(&net.ps);
             Tensor *x = on_device(c->x, c->B, c->T, c->C, "x"), *noise = on_device(c->noise, c->B, c->T, c->C, "noise"), *z0 = NULL;
@@ -680,6 +687,7 @@ static bool open_sampler(Golden *g, Net *net, Sampler *p, NetConfig c, const Sch
     for (int pass = 0; pass < 2; pass++) {
         if (pass) end_dry_run(false); else begin_dry_run();
         *net = net_create(c, false, 1, c.recurrent || !c.causal ? 0 : B);
+        if (!weights_fit(g, net)) return false;
         if (pass) break;
         int n = !c.recurrent && T > c.window ? c.window : T, *k = NEW(int, B*n);
         replay.noise = NEW(real, B*n*c.C), replay.size = 0;
@@ -695,7 +703,6 @@ static bool open_sampler(Golden *g, Net *net, Sampler *p, NetConfig c, const Sch
         free(k), free((real *)replay.noise), net_free(net);
     }
     tape.off = false;
-    if (!read_weights(g, &net->ps)) { net_free(net); return false; }
     *p = sampler_create(net, s, asked.how, B, T, 0);
     p->given = asked.given, p->how.watch = replay_row;
     return true;
