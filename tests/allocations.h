@@ -4,8 +4,8 @@
 #if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__)
 #define COUNTS_ALLOCATIONS 1
 #include <dlfcn.h>
-static long allocations;
-static bool counting;
+static volatile long allocations;                       // volatile: a compiler knows that calloc() changes no variable of ours
+static volatile bool counting;
 extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t);
 static void count_allocation(void *caller) {
     Dl_info from;
