@@ -391,16 +391,19 @@ static Tensor *rnn_step(Net *net, Tensor *z, Tensor *x, Tensor *e, Tensor *g) {
     }
     return mlp_forward(G > 1 ? concat(G, h) : u, net->blocks_after, net->after, net->c.M, false);
 }
+// The levels' embeddings e and the conditions' g (NULL: there are none) of all tokens at once, where z plays no part: (B,T,N)
+static void rnn_embed(Net *net, Input in, Tensor **e, Tensor **g) {
+    int B = in.x->B, T = in.x->T, *id = HOST(int, B*T);
+    for (int i = 0; i < B*T; i++) id[i] = in.k[i] + 1;
+    *e = apply(apply(embedding(net->levels, to_device(id, (size_t)(B*T) * sizeof(int)), B, T), net->time1, GELU_EXACT), net->time3, LINEAR_ONLY);
+    *g = net->c.E ? apply(apply(in.cond, net->cond0, GELU_EXACT), net->cond2, LINEAR_ONLY) : NULL;
+}
 static Tensor *rnn_run(Net *net, Input in, State *state) {
     NetConfig c = net->c;
     int B = in.x->B, T = in.x->T, predicted = in.doubled ? T / 2 : T;
-    int *id = HOST(int, B*T);
-    for (int i = 0; i < B*T; i++) id[i] = in.k[i] + 1;
-    // all tokens at once where z plays no part; then (B, 1, T * width), of which token t takes its columns
-    Tensor *e = apply(apply(embedding(net->levels, to_device(id, (size_t)(B*T) * sizeof(int)), B, T), net->time1, GELU_EXACT), net->time3, LINEAR_ONLY);
-    Tensor *g = c.E ? reshape(apply(apply(in.cond, net->cond0, GELU_EXACT), net->cond2, LINEAR_ONLY), B, 1, T * c.N) : NULL;
-    Tensor *x = reshape(in.x, B, 1, T * c.C), *z = state->z, **used = HOST(Tensor *, T);
-    e = reshape(e, B, 1, T * c.N);
+    Tensor *e, *g, *x = reshape(in.x, B, 1, T * c.C), *z = state->z, **used = HOST(Tensor *, T);
+    rnn_embed(net, in, &e, &g);
+    e = reshape(e, B, 1, T * c.N), g = g ? reshape(g, B, 1, T * c.N) : NULL;               // of which token t takes its columns
     state->after = HOST(Tensor *, T);
     for (int t = 0; t < predicted; t++)
         for (int copy = 0; copy < (in.doubled ? 2 : 1); copy++) {      // doubled: the noisy token for its prediction, then the clean one for the state
@@ -415,13 +418,11 @@ static Tensor *rnn_run(Net *net, Input in, State *state) {
 // Every token on its own, from the state that state->after says was before it: other values of x_t after the same past
 static Tensor *rnn_apart(Net *net, Input in, State *state) {
     NetConfig c = net->c;
-    int B = in.x->B, T = in.x->T, *id = HOST(int, B*T);
-    for (int i = 0; i < B*T; i++) id[i] = in.k[i] + 1;
-    Tensor **z = HOST(Tensor *, T);
+    int B = in.x->B, T = in.x->T;
+    Tensor *e, *g, **z = HOST(Tensor *, T);
     for (int t = 0; t < T; t++) z[t] = t ? state->after[t - 1] : state->z;
-    Tensor *e = apply(apply(embedding(net->levels, to_device(id, (size_t)(B*T) * sizeof(int)), B*T, 1), net->time1, GELU_EXACT), net->time3, LINEAR_ONLY);
-    Tensor *g = c.E ? reshape(apply(apply(in.cond, net->cond0, GELU_EXACT), net->cond2, LINEAR_ONLY), B*T, 1, c.N) : NULL;
-    Tensor *after = rnn_step(net, reshape(concat(T, z), B*T, 1, c.Z), reshape(in.x, B*T, 1, c.C), e, g);
+    rnn_embed(net, in, &e, &g);
+    Tensor *after = rnn_step(net, reshape(concat(T, z), B*T, 1, c.Z), reshape(in.x, B*T, 1, c.C), reshape(e, B*T, 1, c.N), g ? reshape(g, B*T, 1, c.N) : NULL);
     return reshape(apply(after, net->x_from_z, LINEAR_ONLY), B, T, c.C);
 }
 

@@ -3,16 +3,10 @@
 # on the device equals an uninterrupted one to the bit; errors are one line each.
 set -u
 program=$1 dir=$2 passed=0 failed=0
-ok() { passed=$((passed + 1)); }
-fail() { failed=$((failed + 1)); echo "FAIL  $*"; }
-check() { what=$1; shift; if "$@"; then ok; else fail "$what"; fi; }
-mkdir -p "$dir"
+. tests/device_part.sh
 cat README.md >"$dir/text"
 net="--data $dir/text --vocab 30 --layers 2 --width 24 --heads 3 --length 24 --batch 4 --cond 5 --precision fp32"
 
-# the losses and gradient norms of two logs at a step: relative difference <= bound; awk's comparison is false for a NaN
-near() { awk -F, -v step="$3" -v bound="$4" 'FNR == 1 { file++ } $1 == step { loss[file] = $2; norm[file] = $3 }
-    function close_to(a, b) { return a != "" && a - b <= bound * b && b - a <= bound * b } END { exit !(close_to(loss[1], loss[2]) && close_to(norm[1], norm[2])) }' "$1" "$2"; }
 text_of() { sed '1,2d; $d' "$1"; }                      # what a run of sample writes, without configuration and times
 
 for form in "bd3 --dropout 0.1" "bd3 --block 24" "ar --dropout 0.1"; do
@@ -39,11 +33,6 @@ $program train --resume --steps 20 --device cuda --out "$dir/pieces" >/dev/null 
 check "two pieces, other bits" cmp -s "$dir/pieces/bd3lm.safetensors" "$dir/cudabd3dropout0.1/bd3lm.safetensors"
 
 # one line each, and nothing is written
-refused() {                                             # refused PATTERN COMMAND...
-    pattern=$1; shift
-    "$@" >"$dir/stdout" 2>"$dir/stderr"
-    [ $? -eq 1 ] && [ "$(wc -l <"$dir/stderr")" -eq 1 ] && grep -q -- "$pattern" "$dir/stderr" && [ ! -e "$dir/none" ] && ok || fail "not refused as '$pattern': $(head -n 3 "$dir/stderr")"
-}
 refused 'precision bf16: not with --device cuda' $program train $net --precision bf16 --device cuda --out "$dir/none"
 refused 'device tpu: cpu or cuda' $program train $net --device tpu --out "$dir/none"
 case $program in *emu*)

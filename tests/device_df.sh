@@ -3,15 +3,9 @@
 # stabilising noise included; a resumed run on the device equals an uninterrupted one to the bit; errors are one line each.
 set -u
 program=$1 dir=$2 passed=0 failed=0
-ok() { passed=$((passed + 1)); }
-fail() { failed=$((failed + 1)); echo "FAIL  $*"; }
-check() { what=$1; shift; if "$@"; then ok; else fail "$what"; fi; }
-mkdir -p "$dir"
+. tests/device_part.sh
 small="--levels 30 --width 8 --state 8 --level-width 4 --layers 1 --heads 2 --batch 2 --precision fp32"
 
-# the losses and gradient norms of two logs at a step: relative difference <= bound; awk's comparison is false for a NaN
-near() { awk -F, -v step="$3" -v bound="$4" 'FNR == 1 { file++ } $1 == step { loss[file] = $2; norm[file] = $3 }
-    function close_to(a, b) { return a != "" && a - b <= bound * b && b - a <= bound * b } END { exit !(close_to(loss[1], loss[2]) && close_to(norm[1], norm[2])) }' "$1" "$2"; }
 # two tables or last lines: as many cells, of which the numbers differ by <= 1e-3, and some are not 0; times apart
 close_to() { sed 's/ seconds=.*//' "$1" >"$dir/one"; sed 's/ seconds=.*//' "$2" | paste -d '\n' "$dir/one" - | awk -F '[,= ]' '
     NR % 2 { n = NF; split($0, a, "[,= ]"); next } { if (NF != n) bad++; for (i = 1; i <= NF; i++) if (a[i] != $i && !($i - a[i] <= 1e-3 && a[i] - $i <= 1e-3 && a[i] $i ~ /^[-0-9.]*$/)) bad++; else same += a[i] != 0 }
@@ -55,11 +49,6 @@ $program train --resume --steps 10 --device cuda --out "$dir/pieces" >/dev/null 
 check "two pieces, other bits" cmp -s "$dir/pieces/df.safetensors" "$dir/cudacross/df.safetensors"
 
 # one line each, and nothing is written
-refused() {                                             # refused PATTERN COMMAND...
-    pattern=$1; shift
-    "$@" >"$dir/stdout" 2>"$dir/stderr"
-    [ $? -eq 1 ] && [ "$(wc -l <"$dir/stderr")" -eq 1 ] && grep -q -- "$pattern" "$dir/stderr" && [ ! -e "$dir/none" ] && ok || fail "not refused as '$pattern': $(head -n 3 "$dir/stderr")"
-}
 refused 'precision bf16: not with --device cuda' $program train $small --precision bf16 --device cuda --out "$dir/none"
 refused 'device tpu: cpu or cuda' $program train $small --device tpu --out "$dir/none"
 case $program in *emu*)
