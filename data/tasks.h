@@ -193,14 +193,15 @@ static void cross_run(bool draw) {
 static void cross_sample(void) { cross_run(true); }
 static void cross_evaluate(void) { cross_run(false); }
 
-// maze2d: plans of H tokens for B episodes from what is observed on; plan (B, H*frames, channels), in the units of the environment
-static void maze_plan(double *plan, Sampling how, const Goal *goal, const Episode *e, int B, int H, uint64_t seed) {
+// maze2d: guidance to the goals of a batch, goal (B,2): J of `at`, which maze_plan() tells where the plan lies
+static Goal maze_goal(const double *goal) { return (Goal){.scaling = &data.scaling, .goal = goal, .frames = opt.frames, .weight = 1, .last_counts = true}; }
+static Guide maze_guide(const Goal *at) { return (Guide){.scale = opt.guidance, .futures = opt.futures, .strength = guided, .gradient = goal_gradient, .goal = at}; }
+
+// Plans of H tokens for B episodes from what is observed on; plan (B, H*frames, channels), in the units of the environment
+static void maze_plan(double *plan, Sampling how, Goal *at, const Episode *e, int B, int H, uint64_t seed) {
     int fs = opt.frames, ch = scaling_channels(&data.scaling), C = fs * ch, ahead = recurrent() ? 0 : 1, T = ahead && !opt.causal ? token.window : H + ahead;
     real *first = NEW(real, 4*B);
-    Goal at = *goal;
-    Guide guide = {.scale = opt.guidance, .futures = opt.futures, .strength = guided, .gradient = goal_gradient, .goal = &at};
-    at.from = ahead, at.tokens = H;                     // neither the start nor the padding behind the plan
-    if (opt.guidance > 0) how.guide = &guide;
+    at->from = ahead, at->tokens = H;                   // neither the start nor the padding behind the plan
     Sampler s = sampler_create(&run.net, &run.schedule, how, B, T, seed);
     s.given = ahead;
     for (int b = 0; b < B; b++) {
@@ -230,13 +231,11 @@ static void maze_evaluate(void) {
     check_futures();
     if (!recurrent() && most > opt.tokens) most = opt.tokens;
     Sampling how = sampling();
-    Guide guide = {.scale = opt.guidance, .futures = opt.futures, .strength = guided, .gradient = goal_gradient};
     double *goal = NEW(double, 2*B), *plan = NEW(double, B*most*fs*ch), (*positions)[2] = (double (*)[2])NEW(double, 2*most*fs);
-    Goal at = {.scaling = &data.scaling, .goal = goal, .frames = fs, .weight = 1, .last_counts = true};
-    guide.goal = &at;
+    Goal at = maze_goal(goal);
+    Guide guide = maze_guide(&at);
     if (opt.guidance > 0) how.guide = &guide;
     if (plans) open_net(how, B, most + 1);
-    how.guide = NULL;
     Episode *e = NEW(Episode, B);
     Controller *c = NEW(Controller, B);
     Rng *r = NEW(Rng, B);
@@ -299,8 +298,8 @@ static void maze_sample(void) {
     if (!recurrent() && H > opt.tokens) die("--length %d: a transformer that was trained on %d tokens plans no more", H, opt.tokens);
     Sampling how = sampling();
     double *goal = NEW(double, 2*B), *plan = NEW(double, B*H*opt.frames*scaling_channels(&data.scaling));
-    Goal at = {.scaling = &data.scaling, .goal = goal, .frames = fs, .weight = 1, .last_counts = true};
-    Guide guide = {.scale = opt.guidance, .futures = opt.futures, .strength = guided, .gradient = goal_gradient, .goal = &at};
+    Goal at = maze_goal(goal);
+    Guide guide = maze_guide(&at);
     if (opt.guidance > 0) how.guide = &guide;
     open_net(how, B, H + 1);
     how.watch = keep_stage;
