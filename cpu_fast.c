@@ -205,9 +205,10 @@ static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, cons
     for (int p0 = 0; p0 < K; p0 += KC)
     for (int i0 = 0; i0 < M; i0 += MP) {
         int n = min(NP, N - j0), k = min(KC, K - p0), m = min(MP, M - i0), last = p0 + k == K;
-        if (i0 == 0)
+        if (i0 == 0) {                          // braces: a compiler that ignores the pragma may take it for the statement
             #pragma omp for nowait              // the barrier behind the next loop serves both
             for (int j = 0; j < n; j += NR) pack(b + (size_t)j*k, B + p0*bp + (j0 + j)*bj, min(NR, n - j), k, bj, bp, NR, how);
+        }
         #pragma omp for
         for (int i = 0; i < m; i += MR) pack(a + (size_t)i*k, A + (i0 + i)*ai + p0*ap, min(MR, m - i), k, ai, ap, MR, how);
         #pragma omp for collapse(2) schedule(dynamic)

@@ -164,10 +164,10 @@ void norm_modulate_forward_cpu(real *out, real *mean, real *rstd, const real *x,
 void norm_modulate_backward_cpu(real *dx, real *dweight, real *dshift, real *dscale, const real *dout, const real *x, const real *mean, const real *rstd,
                                 const real *weight, const real *scale, const int *group, int N, int C, int G, int ld) {
     (void)G;                                    // groups are found by looking at every row
-    // pass 1, by rows: dx
-    if (dx)
+    // pass 1, by rows: dx. (The test stands inside the loop: between `if` and `for` a compiler that ignores a pragma may take it for the statement.)
     #pragma omp parallel for if ((double)N * C > 20000)
     for (int n = 0; n < N; n++) {
+        if (!dx) continue;
         int g = group_of(group, n);
         const real *x_n = x + (size_t)n*C, *dout_n = dout + (size_t)n*C, *scale_g = scale && g >= 0 ? scale + (size_t)g*ld : NULL;
         real *dx_n = dx + (size_t)n*C;
@@ -185,7 +185,6 @@ void norm_modulate_backward_cpu(real *dx, real *dweight, real *dshift, real *dsc
     }
     // pass 2, by columns: the parameters
     int part = columns_per_thread(C);
-    if (dweight || dshift || dscale)
     #pragma omp parallel for if ((double)N * C > 20000)
     for (int c0 = 0; c0 < C; c0 += part)
         for (int n = 0; n < N; n++) {
