@@ -116,6 +116,15 @@ static void test_levels(void) {
         schedule_free(&s);
     }
 }
+// A token that is shown as clean: its x0 is finite, and it has no noise (0/0 without care)
+static void test_clean(void) {
+    for (int o = 0; o < OBJECTIVES; o++) {
+        double of_x, of_prediction, x0_of_x, x0_of_prediction;
+        predicted_noise(&of_x, &of_prediction, (Objective)o, 1), predicted_x0(&x0_of_x, &x0_of_prediction, (Objective)o, 1);
+        CHECK(of_x == 0 && of_prediction == 0, "%s: %g %g", objective_name[o], of_x, of_prediction);
+        CHECK(x0_of_x == (o != PRED_X0) && x0_of_prediction == (o == PRED_X0), "%s: %g %g", objective_name[o], x0_of_x, x0_of_prediction);
+    }
+}
 static void test_weights(void) {
     // by hand: snr 4, 1, 1/4 with C = 2, so n = 1, 1/2, 1/8; gamma 1/2: history 0, 1/2, 1/2, or with `first` 0, 1, 3/4
     double ab[] = {0.8, 0.5, 0.2}, w[3];
@@ -899,7 +908,7 @@ int main(void) {
 #ifdef _OPENMP
     omp_set_num_threads(1);                              // many small passes: threads would wait for each other most of the time
 #endif
-    test_levels(), test_weights(), test_draws(), test_matrices();
+    test_levels(), test_clean(), test_weights(), test_draws(), test_matrices();
     test_ordinary();
     test_influence();
     if (MANY_PASSES) test_asking();
