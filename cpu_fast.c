@@ -7,7 +7,7 @@
 #include <string.h>
 
 #if defined(__AVX512F__)
-enum { VW = 16, MR = 8, NV = 3 };               // VW floats a vector; a register tile is MR rows x NV vectors, see tile()
+enum { VW = 16, MR = 6, NV = 4 };               // VW floats a vector; a register tile is MR rows x NV vectors, see tile()
 #elif defined(__AVX__)
 enum { VW = 8, MR = 6, NV = 2 };
 #elif defined(__aarch64__)
@@ -157,11 +157,29 @@ enum {
 // What happens to a finished row of C: + bias, copy to pre, activation
 typedef struct { const float *bias; float *pre; Activation act; } Epilogue;
 
+typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
+#ifdef __clang__
+#define SHUFFLE(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#else
+#define SHUFFLE(x, y, ...) __builtin_shuffle(x, y, (int32_t __attribute__((vector_size(16)))){__VA_ARGS__})
+#endif
+// out[i*ld_out + r] = inp[r*ld + i], 4 x 4
+static inline void transpose4(float *out, size_t ld_out, const float *inp, size_t ld) {
+    vec4 a = *(const vec4 *)inp, b = *(const vec4 *)(inp + ld), c = *(const vec4 *)(inp + 2*ld), d = *(const vec4 *)(inp + 3*ld);
+    vec4 ac = SHUFFLE(a, c, 0, 4, 1, 5), bd = SHUFFLE(b, d, 0, 4, 1, 5), AC = SHUFFLE(a, c, 2, 6, 3, 7), BD = SHUFFLE(b, d, 2, 6, 3, 7);
+    *(vec4 *)out = SHUFFLE(ac, bd, 0, 4, 1, 5);
+    *(vec4 *)(out + ld_out) = SHUFFLE(ac, bd, 2, 6, 3, 7);
+    *(vec4 *)(out + 2*ld_out) = SHUFFLE(AC, BD, 0, 4, 1, 5);
+    *(vec4 *)(out + 3*ld_out) = SHUFFLE(AC, BD, 2, 6, 3, 7);
+}
+
 // strip[i/W][p][i%W] = x(i, p) = src[i*si + p*sp] for i < w, p < k; columns beyond w are zero
 static inline void pack(float *strip, const float *src, int w, int k, size_t si, size_t sp, const int W, Precision how) {
-    if (w == W && si == 1) for (int p = 0; p < k; p++) memcpy(strip + p*W, src + p*sp, W * sizeof(float));
-    else if (w == W) for (int p = 0; p < k; p++) for (int i = 0; i < W; i++) strip[p*W + i] = src[i*si + p*sp];
-    else for (int p = 0; p < k; p++) for (int i = 0; i < W; i++) strip[p*W + i] = i < w ? src[i*si + p*sp] : 0;
+    int p = 0;
+    if (w == W && si == 1) for (; p < k; p++) memcpy(strip + p*W, src + p*sp, W * sizeof(float));
+    else if (w == W && sp == 1)                 // 4 x 4 at a time; where 4 does not divide W, the last ones overlap
+        for (; p + 4 <= k; p += 4) UNROLL for (int i = 0; i < W; i += 4) { int j = min(i, W - 4); transpose4(strip + p*W + j, W, src + j*si + p, si); }
+    for (; p < k; p++) for (int i = 0; i < W; i++) strip[p*W + i] = i < w ? src[i*si + p*sp] : 0;
     round_operands(strip, (size_t)W*k, how);
 }
 
@@ -391,21 +409,6 @@ static void tile_gemm(int M, int N, int K, const float *A, size_t ai, size_t ap,
 // Rows become columns: for the keys of attention, and for a few rows of a linear layer.
 
 enum { RT = VW == 8 ? 4 : MR == 6 && VW == 4 ? 4 : 8, GROUP = VW > RT ? VW : RT };     // rows of a register tile of attention; turned rows come in GROUPs
-typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
-#ifdef __clang__
-#define SHUFFLE(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
-#else
-#define SHUFFLE(x, y, ...) __builtin_shuffle(x, y, (int32_t __attribute__((vector_size(16)))){__VA_ARGS__})
-#endif
-// out[i*ld_out + r] = inp[r*ld + i], 4 x 4
-static inline void transpose4(float *out, size_t ld_out, const float *inp, size_t ld) {
-    vec4 a = *(const vec4 *)inp, b = *(const vec4 *)(inp + ld), c = *(const vec4 *)(inp + 2*ld), d = *(const vec4 *)(inp + 3*ld);
-    vec4 ac = SHUFFLE(a, c, 0, 4, 1, 5), bd = SHUFFLE(b, d, 0, 4, 1, 5), AC = SHUFFLE(a, c, 2, 6, 3, 7), BD = SHUFFLE(b, d, 2, 6, 3, 7);
-    *(vec4 *)out = SHUFFLE(ac, bd, 0, 4, 1, 5);
-    *(vec4 *)(out + ld_out) = SHUFFLE(ac, bd, 2, 6, 3, 7);
-    *(vec4 *)(out + 2*ld_out) = SHUFFLE(AC, BD, 0, 4, 1, 5);
-    *(vec4 *)(out + 3*ld_out) = SHUFFLE(AC, BD, 2, 6, 3, 7);
-}
 
 // Asks memory for what stands `ahead` numbers behind x, so that it is there when its turn comes. Beyond the end of an array it may ask in vain.
 static inline void ask(const float *x, size_t ahead) { __builtin_prefetch((const void *)((uintptr_t)x + ahead * sizeof(float))); }
