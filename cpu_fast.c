@@ -1,4 +1,4 @@
-// cpu_fast.c: the few bodies that deserve speed on a CPU: matrix product, activations, span attention, cross-entropy. Float only.
+// cpu_fast.c: the few bodies that deserve speed on a CPU: matrix product, activations, GRU cell, span attention, cross-entropy. Float only.
 // Each stands beside its plain twin in cpu_kernels.c, which says what is computed; here stands how. Read vexp(), then tile(), then gemm().
 // Vectors are GCC/Clang vector extensions, so one text serves AVX-512, AVX2, SSE2 and Arm. No flag may reassociate this file (vexp would break).
 #include "kernels.h"
@@ -139,6 +139,40 @@ void activation_backward_fast(float *d, const float *pre, size_t n, Activation a
     #pragma omp parallel for if (n > 2*PIECE)
     for (size_t p = 0; p < n; p += PIECE)
         FOR_VECTORS(n - p < PIECE ? n - p : PIECE, i, count, store(d + p + i, load(d + p + i, count) * vact_derivative(load(pre + p + i, count), a), count));
+}
+
+// One GRU cell. tanh(x) = 2 sig(2x) - 1
+static inline vec vtanh(vec x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
+void gru_forward_fast(float *out, const float *gi, const float *gh, const float *h, int N, int C) {
+    #pragma omp parallel for if ((double)N * C > PIECE)
+    for (int n = 0; n < N; n++) {
+        const float *r = gi + (size_t)n*3*C, *q = r + C, *m = q + C, *hr = gh + (size_t)n*3*C, *hq = hr + C, *hm = hq + C;
+        FOR_VECTORS(C, c, count,
+            vec reset = sigmoid(load(r + c, count) + load(hr + c, count));
+            vec keep = sigmoid(load(q + c, count) + load(hq + c, count));
+            vec fresh = vtanh(load(m + c, count) + reset * load(hm + c, count));
+            store(out + (size_t)n*C + c, (1.0f - keep) * fresh + keep * load(h + (size_t)n*C + c, count), count));
+    }
+}
+static inline void add_to(float *p, vec x, size_t count) { store(p, load(p, count) + x, count); }
+void gru_backward_fast(float *dgi, float *dgh, float *dh, const float *dout, const float *gi, const float *gh, const float *h, int N, int C) {
+    #pragma omp parallel for if ((double)N * C > PIECE)
+    for (int n = 0; n < N; n++) {
+        size_t row = (size_t)n*C;
+        FOR_VECTORS(C, c, count,
+            size_t r = 3*row + c; size_t q = r + C; size_t m = q + C;
+            vec reset = sigmoid(load(gi + r, count) + load(gh + r, count));
+            vec keep = sigmoid(load(gi + q, count) + load(gh + q, count));
+            vec past = load(gh + m, count);
+            vec fresh = vtanh(load(gi + m, count) + reset * past);
+            vec d = load(dout + row + c, count);
+            vec dkeep = d * (load(h + row + c, count) - fresh) * keep * (1.0f - keep);
+            vec dfresh = d * (1.0f - keep) * (1.0f - fresh*fresh);
+            vec dreset = dfresh * past * reset * (1.0f - reset);
+            if (dgi) { add_to(dgi + r, dreset, count); add_to(dgi + q, dkeep, count); add_to(dgi + m, dfresh, count); }
+            if (dgh) { add_to(dgh + r, dreset, count); add_to(dgh + q, dkeep, count); add_to(dgh + m, dfresh * reset, count); }
+            if (dh) add_to(dh + row + c, keep * d, count));
+    }
 }
 
 // ---- matrix product -----------------------------------------------------------------------------------------------------------

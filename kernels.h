@@ -118,9 +118,9 @@ typedef struct AdamW {
     K(add_columns, (real *dinp, const real *dout, int N, int C, int ldi, int ldo), (dinp, dout, N, C, ldi, ldo)) \
     /* One cell of a recurrent network (GRU), from the products of its input, gi (N,3C) = r|q|n, and of its state h (N,C), gh (N,3C): */ \
     /* r = sig(gi_r + gh_r); q = sig(gi_q + gh_q); n = tanh(gi_n + r gh_n); out (N,C) = (1 - q) n + q h */ \
-    K(gru_forward,  (real *out, const real *gi, const real *gh, const real *h, int N, int C), (out, gi, gh, h, N, C)) \
+    F(gru_forward,  (real *out, const real *gi, const real *gh, const real *h, int N, int C), (out, gi, gh, h, N, C)) \
     /* dgi, dgh, dh may be NULL */ \
-    K(gru_backward, (real *dgi, real *dgh, real *dh, const real *dout, const real *gi, const real *gh, const real *h, int N, int C), \
+    F(gru_backward, (real *dgi, real *dgh, real *dh, const real *dout, const real *gi, const real *gh, const real *h, int N, int C), \
                     (dgi, dgh, dh, dout, gi, gh, h, N, C)) \
     /* out (n): independent standard normal numbers, limited to +-most: i and i+1 (i even) from philox(seed, stream, i/2) by Box-Muller, in double */ \
     K(gaussian, (real *out, uint64_t seed, uint64_t stream, double most, size_t n), (out, seed, stream, most, n)) \

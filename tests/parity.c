@@ -618,8 +618,8 @@ static void parity_gru_forward(void) {
         Array *out = array((size_t)(N*C)), *gi = array((size_t)(N*3*C)), *gh = array((size_t)(N*3*C)), *h = array((size_t)(N*C));
         for (size_t i = 0; i < gi->n; i++) gi->d0[i] = gi->start[i] *= 4, gh->d0[i] = gh->start[i] *= 4;     // gates that nearly close
         #define A(p) (out->p, gi->p, gh->p, h->p, N, C)
-        CASE_K(gru_forward, 2e-6);                    // arguments up to 8, where a rounding is 2.4e-7; slopes up to 1
-        if (N == 7 && C <= 7) NAN_REACHES_K(gru_forward, 1);
+        CASE_F(gru_forward, 2e-6);                    // arguments up to 8, where a rounding is 2.4e-7; slopes up to 1
+        if (N == 7 && C <= 7) NAN_REACHES_F(gru_forward, 1);
         #undef A
         drop_arrays();
     }
@@ -630,8 +630,8 @@ static void parity_gru_backward(void) {
         Array *dgi = array((size_t)(N*3*C)), *dgh = array((size_t)(N*3*C)), *dh = array((size_t)(N*C)), *dout = array((size_t)(N*C)), *gi = array((size_t)(N*3*C)), *gh = array((size_t)(N*3*C)), *h = array((size_t)(N*C));
         for (size_t i = 0; i < gi->n; i++) gi->d0[i] = gi->start[i] *= 4, gh->d0[i] = gh->start[i] *= 4;
         #define A(p) (wanted & 1 ? dgi->p : NULL, wanted & 2 ? dgh->p : NULL, wanted & 4 ? dh->p : NULL, dout->p, gi->p, gh->p, h->p, N, C)
-        CASE_K(gru_backward, 4e-6);                   // dreset has gh, up to 4, as a factor
-        if (wanted == ALL && N == 7 && C <= 7) NAN_REACHES_K(gru_backward, 3);
+        CASE_F(gru_backward, 4e-6);                   // dreset has gh, up to 4, as a factor
+        if (wanted == ALL && N == 7 && C <= 7) NAN_REACHES_F(gru_backward, 3);
         #undef A
         drop_arrays();
     }
