@@ -278,15 +278,28 @@ static bool wants(const Tensor *x) {
     return x && (x->kind == ACTIVATION || (x->kind == PARAMETER && tape.wanted & PARAMS) || (x->kind == LEAF && tape.wanted & INPUTS));
 }
 
-// where to add d loss / d x; NULL if nobody asked for it
-static real *grad_of(Tensor *x) {
-    if (!wants(x)) return NULL;
-    if (x->grad) return x->grad;
+// Gives x a gradient; true if it has just got one, which is not set yet. Only for an x that is wanted.
+static bool new_grad(Tensor *x) {
+    if (x->grad) return false;
     for (int i = n_recycled - 1; i >= 0 && !x->grad; i--)
         if (recycled[i].rows == rows(x) && recycled[i].C == x->C) { x->grad = recycled[i].buffer; recycled[i] = recycled[--n_recycled]; }
     if (!x->grad) x->grad = arena_take(&per_step, count(x) * sizeof(real));
-    fill(x->grad, 0, count(x));
+    return true;
+}
+// where to add d loss / d x; NULL if nobody asked for it
+static real *grad_of(Tensor *x) {
+    if (!wants(x)) return NULL;
+    if (new_grad(x)) fill(x->grad, 0, count(x));
     return x->grad;
+}
+// Adds rows of d, ld numbers apart, to the gradient of x
+static void add_grad(Tensor *x, const real *d, int ld) {
+    if (!wants(x)) return;
+    if (new_grad(x)) copy_columns(x->grad, d, rows(x), x->C, x->C, ld); else add_columns(x->grad, d, rows(x), x->C, x->C, ld);
+}
+// Where d loss / d x is d loss / d out: x takes the buffer of out, which nobody reads after this, or adds it to what it has
+static void pass_on(Tensor *x, Tensor *out) {
+    if (wants(x) && !x->grad) x->grad = out->grad, out->grad = NULL; else add_grad(x, out->grad, x->C);
 }
 static void recycle(Tensor *x) {                        // where cross_entropy has written the gradient over the data, there is no buffer
     if (x->grad && x->grad != x->data && n_recycled < 256)
@@ -439,7 +452,7 @@ static void embedding_back(const void *p) {
     if (wants(e->weight)) embedding_backward(grad_of(e->weight), e->out->grad, e->id, rows(e->out), e->out->C);
 }
 static Tensor *embedding(Tensor *weight, const int *id, int B, int T) {
-    Tensor *out = activation(B, T, weight->C, "embedding");
+    Tensor *out = tensor(B, T, weight->C, weight->kind == CONSTANT ? CONSTANT : ACTIVATION, "embedding");
     embedding_forward(out->data, weight->data, id, rows(out), out->C);
     RECORD(Embedding, embedding_back, out, weight, id);
     return out;
@@ -459,14 +472,16 @@ static void linear_back(const void *p) {
     real *d = l->out->grad;
     int N = rows(l->x), C = l->x->C, OC = l->out->C;
     if (l->act != LINEAR_ONLY) activation_backward(d, l->pre, count(l->out), l->act);
-    if (wants(l->x)) linear_backward_inp(grad_of(l->x), d, l->weight->data, N, C, OC, precision);
+    if (wants(l->x)) { bool add = !new_grad(l->x); linear_backward_inp(l->x->grad, d, l->weight->data, N, C, OC, add, precision); }
     if (!wants(l->weight)) return;
     if (l->x->pre) activation_forward(l->x->data, l->x->pre, count(l->x), l->x->act);
     linear_backward_weight(grad_of(l->weight), l->bias ? grad_of(l->bias) : NULL, d, l->x->data, N, C, OC, precision);
 }
 static Tensor *linear_into(Tensor *out, Tensor *x, Tensor *weight, Tensor *bias, Activation act) {
-    real *pre = act != LINEAR_ONLY && !tape.off ? arena_take(&per_step, count(out) * sizeof(real)) : NULL;
+    bool kept = act != LINEAR_ONLY && !tape.off, itself = act == RELU && out->data != hidden.data;  // the slope of ReLU shows in its value
+    real *pre = kept && !itself ? arena_take(&per_step, count(out) * sizeof(real)) : NULL;
     linear_forward(out->data, pre, x->data, weight->data, bias ? bias->data : NULL, rows(x), x->C, weight->T, act, precision);
+    if (kept && itself) pre = out->data;
     RECORD(Linear, linear_back, out, x, weight, bias, pre, act);
     return out;
 }
@@ -625,18 +640,19 @@ static Tensor *gather_rows(Tensor *x, const int *row, int N) {
     return out;
 }
 
-// act(x) -> (B,T,C), where it does not follow a linear layer
-typedef struct { Tensor *out, *x; Activation act; } Activate;
-static void activate_back(const void *p) {
-    const Activate *a = p;
-    if (!wants(a->x)) return;
-    activation_backward(a->out->grad, a->x->data, count(a->x), a->act);        // as in linear_back(): nobody reads this gradient after us
-    add_columns(grad_of(a->x), a->out->grad, rows(a->x), a->x->C, a->x->C, a->x->C);
+// act(x + y), of one shape. With an activation y itself becomes the sum, so that it must have no other reader.
+typedef struct { Tensor *out, *x, *y; Activation act; } Sum;
+static void sum_back(const void *p) {
+    const Sum *s = p;
+    if (s->act != LINEAR_ONLY) activation_backward(s->out->grad, s->y->data, count(s->out), s->act);      // as in linear_back(): nobody reads it after us
+    add_grad(s->y, s->out->grad, s->y->C);
+    pass_on(s->x, s->out);
 }
-static Tensor *activate(Tensor *x, Activation act) {
-    Tensor *out = activation(x->B, x->T, x->C, "activation");
-    activation_forward(out->data, x->data, count(x), act);
-    RECORD(Activate, activate_back, out, x, act);
+static Tensor *sum(Tensor *x, Tensor *y, Activation act) {
+    if (rows(x) != rows(y) || x->C != y->C) die("internal error: the sum of (%d,%d) and (%d,%d)", rows(x), x->C, rows(y), y->C);
+    Tensor *out = activation(x->B, x->T, x->C, "sum");
+    sum_forward(out->data, act != LINEAR_ONLY ? y->data : NULL, x->data, y->data, count(out), act);
+    RECORD(Sum, sum_back, out, x, y, act);
     return out;
 }
 
@@ -659,7 +675,7 @@ typedef struct { Tensor *out, **x; int n; } Concat;
 static void concat_back(const void *p) {
     const Concat *c = p;
     for (int i = 0, first = 0; i < c->n; first += c->x[i++]->C)
-        if (wants(c->x[i])) add_columns(grad_of(c->x[i]), c->out->grad + first, rows(c->out), c->x[i]->C, c->x[i]->C, c->out->C);
+        add_grad(c->x[i], c->out->grad + first, c->out->C);
 }
 static Tensor *concat(int n, Tensor *const *x) {
     Tensor **there = HOST(Tensor *, n);
@@ -677,7 +693,7 @@ static Tensor *concat(int n, Tensor *const *x) {
 typedef struct { Tensor *out, *x; } Reshape;
 static void reshape_back(const void *p) {
     const Reshape *r = p;
-    if (wants(r->x)) add_columns(grad_of(r->x), r->out->grad, rows(r->x), r->x->C, r->x->C, r->x->C);
+    pass_on(r->x, r->out);
 }
 static Tensor *reshape(Tensor *x, int B, int T, int C) {
     if ((size_t)B * (size_t)T * (size_t)C != count(x)) die("internal error: %zu numbers cannot be (%d,%d,%d)", count(x), B, T, C);

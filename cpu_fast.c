@@ -135,6 +135,14 @@ void activation_forward_fast(float *out, const float *pre, size_t n, Activation 
     for (size_t p = 0; p < n; p += PIECE)
         FOR_VECTORS(n - p < PIECE ? n - p : PIECE, i, count, store(out + p + i, vact(load(pre + p + i, count), a), count));
 }
+void sum_forward_fast(float *out, float *pre, const float *x, const float *y, size_t n, Activation a) {
+    #pragma omp parallel for if (n > 2*PIECE)
+    for (size_t p = 0; p < n; p += PIECE)
+        FOR_VECTORS(n - p < PIECE ? n - p : PIECE, i, count,
+            vec sum = load(x + p + i, count) + load(y + p + i, count);
+            if (pre) store(pre + p + i, sum, count);
+            store(out + p + i, vact(sum, a), count));
+}
 void activation_backward_fast(float *d, const float *pre, size_t n, Activation a) {
     #pragma omp parallel for if (n > 2*PIECE)
     for (size_t p = 0; p < n; p += PIECE)
@@ -559,8 +567,8 @@ void linear_forward_fast(float *out, float *pre, const float *inp, const float *
     else multiply(N, OC, C, inp, C, 1, weight, 1, C, 0, out, OC, finish, how);
 }
 
-void linear_backward_inp_fast(float *dinp, const float *dpre, const float *weight, int N, int C, int OC, Precision how) {
-    multiply(N, C, OC, dpre, OC, 1, weight, C, 1, 1, dinp, C, NULL, how);
+void linear_backward_inp_fast(float *dinp, const float *dpre, const float *weight, int N, int C, int OC, bool add, Precision how) {
+    multiply(N, C, OC, dpre, OC, 1, weight, C, 1, add, dinp, C, NULL, how);
 }
 
 void linear_backward_weight_fast(float *dweight, float *dbias, const float *dpre, const float *inp, int N, int C, int OC, Precision how) {

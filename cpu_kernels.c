@@ -102,13 +102,15 @@ void linear_forward_cpu(real *out, real *pre, const real *inp, const real *weigh
 }
 
 // fwd: pre = inp W^T + b      bwd: dinp += dpre W
-void linear_backward_inp_cpu(real *dinp, const real *dpre, const real *weight, int N, int C, int OC, Precision how) {
+void linear_backward_inp_cpu(real *dinp, const real *dpre, const real *weight, int N, int C, int OC, bool add, Precision how) {
     #pragma omp parallel for
-    for (int n = 0; n < N; n++)
+    for (int n = 0; n < N; n++) {
+        if (!add) memset(dinp + (size_t)n*C, 0, C * sizeof(real));
         for (int o = 0; o < OC; o++) {
             real d = operand(dpre[(size_t)n*OC + o], how);
             for (int c = 0; c < C; c++) dinp[(size_t)n*C + c] += d * operand(weight[(size_t)o*C + c], how);
         }
+    }
 }
 
 // fwd: pre = inp W^T + b      bwd: dW += dpre^T inp, db += sum over rows of dpre
@@ -125,6 +127,15 @@ void linear_backward_weight_cpu(real *dweight, real *dbias, const real *dpre, co
 void activation_forward_cpu(real *out, const real *pre, size_t n, Activation a) {
     #pragma omp parallel for
     for (size_t i = 0; i < n; i++) out[i] = act(pre[i], a);
+}
+
+void sum_forward_cpu(real *out, real *pre, const real *x, const real *y, size_t n, Activation a) {
+    #pragma omp parallel for if (n > 5000)
+    for (size_t i = 0; i < n; i++) {
+        real sum = x[i] + y[i];
+        if (pre) pre[i] = sum;
+        out[i] = act(sum, a);
+    }
 }
 
 void activation_backward_cpu(real *d, const real *pre, size_t n, Activation a) {

@@ -338,8 +338,8 @@ void linear_forward_cuda(float *out, float *pre, const float *inp, const float *
     else product<true, true>(p, how);
 }
 
-void linear_backward_inp_cuda(float *dinp, const float *dpre, const float *weight, int N, int C, int OC, Precision how) {
-    Product p = {dinp, NULL, dpre, weight, NULL, OC, C, N, C, OC, LINEAR_ONLY, true};              // dinp (N,C) += dpre (N,OC) weight (OC,C)
+void linear_backward_inp_cuda(float *dinp, const float *dpre, const float *weight, int N, int C, int OC, bool add, Precision how) {
+    Product p = {dinp, NULL, dpre, weight, NULL, OC, C, N, C, OC, LINEAR_ONLY, add};               // dinp (N,C) [+]= dpre (N,OC) weight (OC,C)
     product<true, false>(p, how);
 }
 
@@ -361,19 +361,30 @@ void linear_backward_weight_cuda(float *dweight, float *dbias, const float *dpre
     if (dbias) RUN(column_sums_kernel, blocks(OC, COLUMNS), dim3(COLUMNS, RUNNERS), 0, dbias, dpre, N, OC);
 }
 
-// activation_forward, activation_backward: out = act(pre); d *= act'(pre)                      CPU twins: activation_forward_cpu, activation_backward_cpu
+// activation_forward, sum_forward, activation_backward: out = act(pre); pre = x + y, out = act(pre); d *= act'(pre)
+//                                                                                              CPU twins: activation_forward_cpu, sum_forward_cpu, activation_backward_cpu
 // grid: one thread per element
-// memory: forward reads pre and writes out once; backward reads d and pre and writes d once
+// memory: each array once
 // needs: any n
 static __global__ void activation_forward_kernel(float *out, const float *pre, size_t n, Activation a) {
     size_t i = thread_number();
     if (i < n) out[i] = act(pre[i], a);
+}
+static __global__ void sum_forward_kernel(float *out, float *pre, const float *x, const float *y, size_t n, Activation a) {
+    size_t i = thread_number();
+    if (i >= n) return;
+    float sum = x[i] + y[i];
+    if (pre) pre[i] = sum;
+    out[i] = act(sum, a);
 }
 static __global__ void activation_backward_kernel(float *d, const float *pre, size_t n, Activation a) {
     size_t i = thread_number();
     if (i < n) d[i] *= act_derivative(pre[i], a);
 }
 void activation_forward_cuda(float *out, const float *pre, size_t n, Activation a) { RUN(activation_forward_kernel, blocks(n, 256), 256, 0, out, pre, n, a); }
+void sum_forward_cuda(float *out, float *pre, const float *x, const float *y, size_t n, Activation a) {
+    RUN(sum_forward_kernel, blocks(n, 256), 256, 0, out, pre, x, y, n, a);
+}
 void activation_backward_cuda(float *d, const float *pre, size_t n, Activation a) { RUN(activation_backward_kernel, blocks(n, 256), 256, 0, d, pre, n, a); }
 
 // ---- norm and modulation ------------------------------------------------------------------------------------------------------

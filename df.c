@@ -367,8 +367,8 @@ static void rnn_create(Net *net) {
 
 // GELU(shortcut(v) + mlp(v))
 static Tensor *block_forward(Tensor *v, const Block *b) {
-    Tensor *h = apply(apply(v, b->mlp0, GELU_EXACT), b->mlp2, LINEAR_ONLY);
-    return activate(gated_residual(b->has_shortcut ? apply(v, b->shortcut, LINEAR_ONLY) : v, h, (Modulation){0}, (Dropout){0}), GELU_EXACT);
+    Tensor *h = apply(linear_hidden(v, b->mlp0.weight, b->mlp0.bias, GELU_EXACT), b->mlp2, LINEAR_ONLY);
+    return sum(b->has_shortcut ? apply(v, b->shortcut, LINEAR_ONLY) : v, h, GELU_EXACT);
 }
 static Tensor *mlp_forward(Tensor *u, const Block *b, Dense last, int M, bool block_alone) {
     for (int i = 0; i < M - 1; i++) u = block_forward(u, &b[i]);
@@ -481,8 +481,8 @@ static Tensor *transformer_run(Net *net, Input in, State *state) {
     Tensor *e = embedding(net->levels, to_device(level, bytes), B, S), *cond = c.E ? in.cond : NULL;
     if (cond && P > 1) die("internal error: a condition of tokens with patches");
     Tensor *h = apply(apply(CONCAT(reshape(in.x, B, S, c.C / P), e, cond), net->init0, RELU), net->init2, LINEAR_ONLY);
-    h = gated_residual(h, embedding(net->positions, to_device(position, bytes), B, S), (Modulation){0}, (Dropout){0});
-    if (net->patch) h = gated_residual(h, embedding(net->patch, to_device(place, bytes), B, S), (Modulation){0}, (Dropout){0});
+    h = sum(h, embedding(net->positions, to_device(position, bytes), B, S), LINEAR_ONLY);
+    if (net->patch) h = sum(h, embedding(net->patch, to_device(place, bytes), B, S), LINEAR_ONLY);
     for (int l = 0; l < c.NL; l++) {
         Layer *y = &net->layer[l];
         Tensor *qkv = apply(h, y->in_proj, LINEAR_ONLY), *kv = qkv;
@@ -492,9 +492,9 @@ static Tensor *transformer_run(Net *net, Input in, State *state) {
             kv = constant(cache, B, slots, 2*d, "cache");
         }
         Tensor *a = apply(attention(qkv, kv, kv->C - 2*d, span, B, c.NH), y->out_proj, LINEAR_ONLY);
-        h = norm_modulate(gated_residual(h, a, (Modulation){0}, (Dropout){0}), y->norm1.weight, (Modulation){y->norm1.bias, NULL, 0, -1, -1}, 1e-5);
-        a = apply(linear_hidden(h, y->linear1.weight, y->linear1.bias, RELU), y->linear2, LINEAR_ONLY);
-        h = norm_modulate(gated_residual(h, a, (Modulation){0}, (Dropout){0}), y->norm2.weight, (Modulation){y->norm2.bias, NULL, 0, -1, -1}, 1e-5);
+        h = norm_modulate(sum(h, a, LINEAR_ONLY), y->norm1.weight, (Modulation){y->norm1.bias, NULL, 0, -1, -1}, 1e-5);
+        a = apply(apply(h, y->linear1, RELU), y->linear2, LINEAR_ONLY);
+        h = norm_modulate(sum(h, a, LINEAR_ONLY), y->norm2.weight, (Modulation){y->norm2.bias, NULL, 0, -1, -1}, 1e-5);
     }
     Tensor *prediction = reshape(apply(h, net->out, LINEAR_ONLY), B, T, c.C);
     return in.doubled ? reshape(columns_of(reshape(prediction, B, 1, T * c.C), 0, T/2 * c.C), B, T/2, c.C) : prediction;

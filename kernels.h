@@ -75,11 +75,14 @@ typedef struct AdamW {
     /* pre (N,OC) = inp (N,C) weight (OC,C)^T + bias (OC); out = act(pre). bias may be NULL; pre NULL: not kept */ \
     F(linear_forward, (real *out, real *pre, const real *inp, const real *weight, const real *bias, int N, int C, int OC, Activation act, \
                        Precision how), (out, pre, inp, weight, bias, N, C, OC, act, how)) \
-    F(linear_backward_inp, (real *dinp, const real *dpre, const real *weight, int N, int C, int OC, Precision how), (dinp, dpre, weight, N, C, OC, how)) \
+    /* add: to dinp; otherwise dinp is overwritten */ \
+    F(linear_backward_inp, (real *dinp, const real *dpre, const real *weight, int N, int C, int OC, bool add, Precision how), (dinp, dpre, weight, N, C, OC, add, how)) \
     F(linear_backward_weight, (real *dweight, real *dbias, const real *dpre, const real *inp, int N, int C, int OC, Precision how), \
                               (dweight, dbias, dpre, inp, N, C, OC, how)) \
     /* out (n) = act(pre) */ \
     F(activation_forward, (real *out, const real *pre, size_t n, Activation act), (out, pre, n, act)) \
+    /* pre (n) = x + y; out = act(pre). pre may be NULL */ \
+    F(sum_forward, (real *out, real *pre, const real *x, const real *y, size_t n, Activation act), (out, pre, x, y, n, act)) \
     /* d (n): on entry d(out), on exit d(pre) = d(out) act'(pre): overwrites */ \
     F(activation_backward, (real *d, const real *pre, size_t n, Activation act), (d, pre, n, act)) \
     /* Modulation, here and below: row n belongs to group[n] (group NULL: 0), and reads shift, scale, gate at group*ld + c; group -1: identity. G groups. */ \

@@ -90,7 +90,7 @@ static void products(int N, int C, int OC) {
     flops_line(text, flops, BEST(0.3, linear_forward_fast(y, NULL, x, w, NULL, N, C, OC, LINEAR_ONLY, how)));
     if (N >= 64) {
         snprintf(text, sizeof text, "linear_backward_inp     rows %5d  %4d -> %4d", N, C, OC);
-        flops_line(text, flops, BEST(0.3, linear_backward_inp_fast(dx, y, w, N, C, OC, how)));
+        flops_line(text, flops, BEST(0.3, linear_backward_inp_fast(dx, y, w, N, C, OC, true, how)));
         snprintf(text, sizeof text, "linear_backward_weight  rows %5d  %4d -> %4d", N, C, OC);
         flops_line(text, flops, BEST(0.3, linear_backward_weight_fast(dw, NULL, y, x, N, C, OC, how)));
     }

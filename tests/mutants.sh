@@ -92,6 +92,9 @@ norm: shift for modulated rows only~shift_g = shift && g >= 0~shift_g = shift \&
 norm backward: no gradient for a bias~\(dshift \|\| dscale \? G : 0\)~(dscale ? G : 0)
 norm backward: mean dropped~\(dxhat - sum - ~(dxhat - 
 norm backward: xhat mean dropped~ - \(x_n\[c\] - m\) \* r \* dot\)~)
+product: overwrites a gradient~LINEAR_ONLY, add\};~LINEAR_ONLY, false};
+sum: one operand dropped~float sum = x\[i\] \+ y\[i\];~float sum = x[i];
+sum: kept after the activation~if \(pre\) pre\[i\] = sum;~if (pre) pre[i] = act(sum, a);
 norm backward: weight dropped from dscale~sum_xhat \* weight\[c\]~sum_xhat
 norm backward: scale dropped from dweight~d \* \(1 \+ scale\[\(size_t\)g\*ld \+ c\]\) \* xhat : d \* xhat~d * xhat : d * xhat
 rope: sign~BACK \? a\*cos_p\[i\] \+ b\*sin_p\[j\]~BACK ? a*cos_p[i] - b*sin_p[j]

@@ -234,7 +234,7 @@ static void parity_linear_forward(void) {
         #define A(p) (out->p, NULL, inp->p, weight->p, bias->p, 0, 7, 5, LINEAR_ONLY, how)
         CASE_F(linear_forward, 0);
         #undef A
-        #define A(p) (inp->p, out->p, weight->p, 0, 7, 5, how)
+        #define A(p) (inp->p, out->p, weight->p, 0, 7, 5, true, how)
         CASE_F(linear_backward_inp, 0);
         #undef A
         #define A(p) (weight->p, bias->p, out->p, inp->p, 0, 7, 5, how)
@@ -244,9 +244,9 @@ static void parity_linear_forward(void) {
     }
 }
 static void parity_linear_backward_inp(void) {
-    FOR_SIZES(N) FOR_SIZES(C) FOR_SIZES(OC) for (Precision how = FP32; how <= LAST_PRECISION; how++) {
+    FOR_SIZES(N) FOR_SIZES(C) FOR_SIZES(OC) for (int add = 0; add < 2; add++) for (Precision how = FP32; how <= LAST_PRECISION; how++) {
         Array *dinp = array((size_t)(N*C)), *dpre = array((size_t)(N*OC)), *weight = array((size_t)(OC*C));
-        #define A(p) (dinp->p, dpre->p, weight->p, N, C, OC, how)
+        #define A(p) (dinp->p, dpre->p, weight->p, N, C, OC, add, how)
         CASE_F(linear_backward_inp, 2e-6);
         if (N == 7 && C <= 7 && OC == 7) { NAN_REACHES_F(linear_backward_inp, 1); }
         #undef A
@@ -273,6 +273,17 @@ static void parity_activation_forward(void) {
         #define A(p) (out->p, pre->p, out->n, act)
         CASE_F(activation_forward, 1e-6);
         NAN_REACHES_F(activation_forward, 1);
+        #undef A
+        drop_arrays();
+    }
+}
+static void parity_sum_forward(void) {
+    FOR_SIZES(n) for (int act = LINEAR_ONLY; act < ACTIVATIONS; act++) for (int kept = 0; kept < 2; kept++) {
+        Array *out = array((size_t)n), *pre = array((size_t)n), *x = array((size_t)n), *y = array((size_t)n);
+        for (int i = 0; i < n; i++) x->d0[i] = x->start[i] *= 6;
+        #define A(p) (out->p, kept ? pre->p : NULL, x->p, y->p, out->n, act)
+        CASE_F(sum_forward, 1e-6);
+        if (kept) { NAN_REACHES_F(sum_forward, 2); }
         #undef A
         drop_arrays();
     }

@@ -47,10 +47,10 @@ static Tensor *embedding_case(void) { return probe(embedding(in[0], ints(6, (int
 static void linear_inputs(void) { add("x", 6, 5); add("weight", 7, 5); if (variant != ACTIVATIONS) add("bias", 1, 7); }
 static Tensor *linear_case(void) { return probe(linear(in[0], in[1], variant == ACTIVATIONS ? NULL : in[2], variant % ACTIVATIONS)); }
 
-static void activate_inputs(void) { add("x", 6, 5); }
-static Tensor *activate_case(void) {                     // read twice: its gradient is added to
-    Tensor *h = linear(in[0], in[0], NULL, LINEAR_ONLY);
-    return probe(CONCAT(activate(h, variant), h, activate(in[0], variant)));
+static void sum_inputs(void) { add("x", 6, 5); add("weight", 5, 5); }
+static Tensor *sum_case(void) {                          // h has the first reader that takes over a gradient, and two that add to it
+    Tensor *h = linear(in[0], in[1], NULL, LINEAR_ONLY), *y = linear(h, in[1], NULL, LINEAR_ONLY);
+    return probe(CONCAT(sum(h, y, variant), sum(h, in[0], LINEAR_ONLY), sum(h, h, LINEAR_ONLY), reshape(h, 1, 6, 5)));
 }
 
 static void norm_inputs(void) { add("x", 6, 5); add("weight", 1, 5); if (variant) add("mod", variant == 2 ? 1 : 3, variant == 2 ? 5 : 17); }
@@ -312,7 +312,7 @@ static void test_adamw(void) {
 int main(void) {
     gradcheck("embedding", embedding_inputs, embedding_case, 1);
     gradcheck("linear", linear_inputs, linear_case, ACTIVATIONS + 1);   // every activation; without bias
-    gradcheck("activate", activate_inputs, activate_case, ACTIVATIONS);
+    gradcheck("sum", sum_inputs, sum_case, ACTIVATIONS);
     gradcheck("norm_modulate", norm_inputs, norm_case, 4);     // plain, modulated, with a bias, with a bias for each group
     gradcheck("gated_residual", residual_inputs, residual_case, 3);     // plain, gated, gated with dropout
     gradcheck("rope", rope_inputs, rope_case, 1);
