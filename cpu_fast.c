@@ -527,34 +527,40 @@ static void few_rows(float *out, const float *inp, const float *weight, int N, i
     }
 }
 
-// Up to MORE rows: they are turned around, so that MV vectors hold one number of each; then every number of the weights is read once and multiplies
+// Up to MORE rows: they are turned around, so that mv vectors hold one number of each; then every number of the weights is read once and multiplies
 // them all, MN rows of weight at a time, while memory is asked for the next MN.
-enum { MORE = 16, MV = MORE / VW, MN = VW == 16 ? 8 : VW == 8 ? 6 : MR == 8 ? 4 : 2 };
-_Static_assert(MORE % GROUP == 0 && GROUP % VW == 0, "turned rows fill whole vectors");
+enum { MORE = VW == 16 ? 32 : 16, MV = MORE / VW, MN = VW == 16 ? 8 : VW == 8 ? 6 : MR == 8 ? 4 : 2 };
+_Static_assert(MORE / 2 % GROUP == 0 && GROUP % VW == 0, "turned rows fill whole vectors");
+// sum[r][n] = row n of the turned x with w[r], KC numbers at a time: long chains of sums lose digits
+static inline __attribute__((always_inline)) void turned_dots(float (*sum)[MORE], const int mv, const float *x, const float *const *w, int C) {
+    memset(sum, 0, MN * sizeof *sum);
+    for (int c0 = 0; c0 < C; c0 += KC) {
+        vec s[MN][MV];
+        UNROLL for (int r = 0; r < MN; r++) UNROLL for (int j = 0; j < mv; j++) s[r][j] = (vec){0};
+        for (int c = c0; c < min(c0 + KC, C); c++) {
+            vec y[MV];
+            if (c % LINE == 0) UNROLL for (int r = 0; r < MN; r++) ask(w[r], (size_t)MN*C + c);
+            UNROLL for (int j = 0; j < mv; j++) { y[j] = *(const vec *)(x + ((size_t)j*C + c)*VW); KEEP(y[j]); }
+            UNROLL for (int r = 0; r < MN; r++) UNROLL for (int j = 0; j < mv; j++) s[r][j] += w[r][c] * y[j];
+        }
+        UNROLL for (int r = 0; r < MN; r++) UNROLL for (int j = 0; j < mv; j++) *(vec *)(sum[r] + j*VW) += s[r][j];
+    }
+}
 static void more_rows(float *out, const float *inp, const float *weight, int N, int C, int OC, const Epilogue *e) {
     enum { COLUMNS = 8 * MN };
+    int half = N <= MORE / 2, lines = half ? MORE / 2 : MORE;
     float *x = scratch(PANEL_A, (size_t)C * MORE);
-    if (N <= MORE - GROUP) memset(x, 0, (size_t)C * MORE * sizeof(float));      // vectors that turn() leaves alone
+    if (N <= lines - GROUP) memset(x, 0, (size_t)C * lines * sizeof(float));    // vectors that turn() leaves alone
     turn(x, inp, C, N, C, FP32);
     #pragma omp parallel for if ((double)N * C * OC > 1e6)
     for (int o0 = 0; o0 < OC; o0 += COLUMNS) {
         int o1 = min(o0 + COLUMNS, OC);
         for (int o = o0; o < o1; o += MN) {
             const float *w[MN];
-            float sum[MN][MORE] = {0};                  // row n of inp with row o + r of weight, of KC numbers at a time: long chains of sums lose digits
+            float sum[MN][MORE];
             UNROLL for (int r = 0; r < MN; r++) w[r] = weight + (size_t)min(o + r, OC - 1)*C;
-            for (int c0 = 0; c0 < C; c0 += KC) {
-                vec s[MN][MV];
-                UNROLL for (int r = 0; r < MN; r++) UNROLL for (int j = 0; j < MV; j++) s[r][j] = (vec){0};
-                for (int c = c0; c < min(c0 + KC, C); c++) {
-                    vec y[MV];
-                    if (c % LINE == 0) UNROLL for (int r = 0; r < MN; r++) ask(w[r], (size_t)MN*C + c);
-                    UNROLL for (int j = 0; j < MV; j++) { y[j] = *(const vec *)(x + ((size_t)j*C + c)*VW); KEEP(y[j]); }
-                    UNROLL for (int r = 0; r < MN; r++) UNROLL for (int j = 0; j < MV; j++) s[r][j] += w[r][c] * y[j];
-                }
-                UNROLL for (int r = 0; r < MN; r++) UNROLL for (int j = 0; j < MV; j++) *(vec *)(sum[r] + j*VW) += s[r][j];
-            }
-            for (int n = 0; n < min(N, MORE); n++) for (int r = 0; r < MN && o + r < OC; r++) out[(size_t)n*OC + o + r] = sum[r][n];
+            if (half) turned_dots(sum, MV / 2, x, w, C); else turned_dots(sum, MV, x, w, C);
+            for (int n = 0; n < N; n++) for (int r = 0; r < MN && o + r < OC; r++) out[(size_t)n*OC + o + r] = sum[r][n];
         }
         if (e) epilogue(out, OC, e, 0, N, o0, o1);
     }
