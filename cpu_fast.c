@@ -5,6 +5,11 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static int omp_get_max_threads(void) { return 1; }
+#endif
 
 #if defined(__AVX512F__)
 enum { VW = 16, MR = 6, NV = 4 };               // VW floats a vector; a register tile is MR rows x NV vectors, see tile()
@@ -185,11 +190,12 @@ void gru_backward_fast(float *dgi, float *dgh, float *dh, const float *dout, con
 
 // ---- matrix product -----------------------------------------------------------------------------------------------------------
 // C = A B by panels that fit the caches. A and B are first copied ("packed") into strips in which the inner loop walks straight ahead.
+// Threads share nothing: multiply() gives each a part of C.
 
 enum {
     NR = NV * VW,                               // columns of a register tile
     KC = 384,                                   // depth of a strip
-    MC = MR * 16, NC = NR * 4,                  // rows and columns of a block, one thread's work: its strips fit the L2 cache
+    MC = MR * 16, NC = NR * 4,                  // rows and columns of a block: its strips fit the L2 cache
     MP = MC * 32, NP = NC * 16                  // rows and columns of a panel, packed at once
 };
 
@@ -256,19 +262,13 @@ static void epilogue(float *C, size_t ldc, const Epilogue *e, int i0, int i1, in
 // C (M,N) = [C +] A B with A(i,p) = A[i*ai + p*ap] (M,K) and B(p,j) = B[p*bp + j*bj] (K,N): the strides say which operand is transposed.
 static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
                  const Epilogue *e, Precision how) {
-    float *a = scratch(PANEL_A, (size_t)MP * KC), *b = scratch(PANEL_B, (size_t)NP * KC);   // of the calling thread, shared by all
-    #pragma omp parallel if ((double)M * N * K > 1e6)
+    float *a = scratch(PANEL_A, (size_t)MP * KC), *b = scratch(PANEL_B, (size_t)NP * KC);
     for (int j0 = 0; j0 < N; j0 += NP)
     for (int p0 = 0; p0 < K; p0 += KC)
     for (int i0 = 0; i0 < M; i0 += MP) {
         int n = min(NP, N - j0), k = min(KC, K - p0), m = min(MP, M - i0), last = p0 + k == K;
-        if (i0 == 0) {                          // braces: a compiler that ignores the pragma may take it for the statement
-            #pragma omp for nowait              // the barrier behind the next loop serves both
-            for (int j = 0; j < n; j += NR) pack(b + (size_t)j*k, B + p0*bp + (j0 + j)*bj, min(NR, n - j), k, bj, bp, NR, how);
-        }
-        #pragma omp for
+        for (int j = 0; j < n && i0 == 0; j += NR) pack(b + (size_t)j*k, B + p0*bp + (j0 + j)*bj, min(NR, n - j), k, bj, bp, NR, how);
         for (int i = 0; i < m; i += MR) pack(a + (size_t)i*k, A + (i0 + i)*ai + p0*ap, min(MR, m - i), k, ai, ap, MR, how);
-        #pragma omp for collapse(2) schedule(dynamic)
         for (int jc = 0; jc < n; jc += NC)
         for (int ic = 0; ic < m; ic += MC) {
             int j1 = min(n, jc + NC), i1 = min(m, ic + MC);
@@ -311,12 +311,6 @@ bool has_matrix_unit(void) { return false; }
 #endif
 
 #ifdef AMX
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_num_threads(void) { return 1; }
-static int omp_get_thread_num(void) { return 0; }
-#endif
 enum { LINES = 32, DEPTH = 32, TILE_SIZE = 256 };       // lines of a strip; k of a tile; pairs in a tile
 typedef uint32_t pairs __attribute__((vector_size(64), aligned(4), may_alias));
 
@@ -356,19 +350,15 @@ static void pack_tile(uint32_t *tile, const float *x, size_t sl, size_t sp, int 
     UNROLL for (int q = 0; q < 16; q++) *(pairs *)(tile + q*16) = r[q];
 }
 
-// The tiles from..to-1, counted in the order in which memory holds them, of `lines` lines of k numbers: strips [strip][k / DEPTH][2 tiles]
-static int tiles_of(int lines, int k) { return round_up(lines, LINES) / 16 * (round_up(k, DEPTH) / DEPTH); }
-static void pack_tiles(uint32_t *out, const float *x, int lines, int k, size_t sl, size_t sp, int right, int from, int to) {
+// `lines` lines of k numbers: strips [strip][k / DEPTH][2 tiles], made in the order in which memory holds x
+static void pack_tiles(uint32_t *out, const float *x, int lines, int k, size_t sl, size_t sp, int right) {
     int across = round_up(lines, LINES) / 16, along = round_up(k, DEPTH) / DEPTH;
-    for (int n = from; n < to; n++) {
+    for (int n = 0; n < across * along; n++) {
         int i = sp == 1 ? n / along : n % across, p = sp == 1 ? n % along : n / across;
         uint32_t *tile = out + ((size_t)(i / 2 * along + p)*2 + i % 2) * TILE_SIZE;
         if (16*i < lines) pack_tile(tile, x + 16*i*sl + DEPTH*p*sp, sl, sp, lines - 16*i, k - DEPTH*p, right);
         else memset(tile, 0, TILE_SIZE * sizeof *tile);
     }
-}
-static void pack_all(uint32_t *out, const float *x, int lines, int k, size_t sl, size_t sp, int right) {
-    pack_tiles(out, x, lines, k, sl, sp, right, 0, tiles_of(lines, k));
 }
 
 // the 8 tile registers of this thread: 16 rows of 64 bytes each
@@ -409,38 +399,28 @@ static void ragged_block(int depth, const uint32_t *a, const uint32_t *b, int ad
         for (int j = 0; j < min(n, LINES); j++) C[i*ldc + j] = (add ? C[i*ldc + j] : 0) + c[i*LINES + j];
 }
 
-// As gemm(). All threads pack a panel of B; then each packs 64 rows of A for itself and writes C along its rows, B coming from the L2 cache.
+// As gemm(). A panel of B is packed; then 64 rows of A at a time, and C is written along its rows, B coming from the L2 cache.
 static void tile_gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
                       const Epilogue *e) {
     enum { ROWS = 64, K_PANEL = 1536, N_PANEL = 2048, NEAR = 512 };     // NEAR: pairs of tiles of B, a megabyte
     uint32_t *b = (uint32_t *)scratch(PANEL_B, (size_t)N_PANEL * K_PANEL / 2);
-    #pragma omp parallel if ((double)M * N * K > 1e6)
-    {
-        int threads = omp_get_num_threads(), me = omp_get_thread_num();
-        int rows = max(LINES, min(ROWS, round_up((M + threads - 1) / threads, LINES)));         // M may be 0
-        int blocks = max(1, (M + rows - 1) / rows), pieces = (threads + blocks - 1) / blocks;           // fewer blocks of rows than threads: columns are cut too
-        int columns = round_up((min(N, N_PANEL) + pieces - 1) / pieces, LINES);
-        uint32_t *a = (uint32_t *)scratch(PANEL_A, (size_t)ROWS * K_PANEL / 2);
-        tiles_on();
-        for (int j0 = 0; j0 < N; j0 += N_PANEL)
-        for (int p0 = 0; p0 < K; p0 += K_PANEL) {
-            int n = min(N_PANEL, N - j0), k = min(K_PANEL, K - p0), depth = round_up(k, DEPTH) / DEPTH, near = NEAR / depth * LINES, all = tiles_of(n, k);
-            pack_tiles(b, B + p0*bp + j0*bj, n, k, bj, bp, 1, (int)((long)all * me / threads), (int)((long)all * (me + 1) / threads));
-            #pragma omp barrier
-            #pragma omp for collapse(2) schedule(dynamic)
-            for (int i0 = 0; i0 < M; i0 += rows)
-            for (int jc = 0; jc < n; jc += columns) {
-                int m = min(rows, M - i0), j1 = min(jc + columns, n);
-                pack_all(a, A + i0*ai + p0*ap, m, k, ai, ap, 0);
-                for (int jn = jc; jn < j1; jn += near)
-                    for (int i = 0; i < m; i += LINES)
-                        for (int j = jn; j < min(jn + near, j1); j += LINES)
-                            ragged_block(depth, a + (size_t)i*depth*16, b + (size_t)j*depth*16, add || p0, C + (i0 + i)*ldc + j0 + j, ldc, m - i, n - j);
-                if (e && p0 + k == K) epilogue(C, ldc, e, i0, i0 + m, j0 + jc, j0 + j1);
-            }
+    uint32_t *a = (uint32_t *)scratch(PANEL_A, (size_t)ROWS * K_PANEL / 2);
+    tiles_on();
+    for (int j0 = 0; j0 < N; j0 += N_PANEL)
+    for (int p0 = 0; p0 < K; p0 += K_PANEL) {
+        int n = min(N_PANEL, N - j0), k = min(K_PANEL, K - p0), depth = round_up(k, DEPTH) / DEPTH, near = NEAR / depth * LINES;
+        pack_tiles(b, B + p0*bp + j0*bj, n, k, bj, bp, 1);
+        for (int i0 = 0; i0 < M; i0 += ROWS) {
+            int m = min(ROWS, M - i0);
+            pack_tiles(a, A + i0*ai + p0*ap, m, k, ai, ap, 0);
+            for (int jn = 0; jn < n; jn += near)
+                for (int i = 0; i < m; i += LINES)
+                    for (int j = jn; j < min(jn + near, n); j += LINES)
+                        ragged_block(depth, a + (size_t)i*depth*16, b + (size_t)j*depth*16, add || p0, C + (i0 + i)*ldc + j0 + j, ldc, m - i, n - j);
+            if (e && p0 + k == K) epilogue(C, ldc, e, i0, i0 + m, j0, j0 + n);
         }
-        tiles_off();
     }
+    tiles_off();
 }
 #endif
 
@@ -469,12 +449,28 @@ static void turn(float *panel, const float *inp, size_t ld, int rows, int HS, Pr
 
 // ---- linear layers --------------------------------------------------------------------------------------------------------------
 
-static void multiply(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
-                     const Epilogue *e, Precision how) {
+static void multiply_part(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
+                          const Epilogue *e, Precision how) {
 #ifdef AMX
     if (how == BF16 && has_matrix_unit()) { tile_gemm(M, N, K, A, ai, ap, B, bp, bj, add, C, ldc, e); return; }
 #endif
     gemm(M, N, K, A, ai, ap, B, bp, bj, add, C, ldc, e, how);
+}
+
+// Each thread computes one of down x across parts of C and packs what it needs for itself: what another core has packed is slow to read.
+static void multiply(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
+                     const Epilogue *e, Precision how) {
+    int threads = (double)M * N * K > 1e6 ? omp_get_max_threads() : 1, across = 1;
+    for (int n = 2; n <= threads; n++)                   // the cut that packs least: A is packed `across` times, B `down` times
+        if (threads % n == 0 && (double)n*M + (double)threads/n*N < (double)across*M + (double)threads/across*N) across = n;
+    int down = threads / across, rows = round_up((M + down - 1) / down, 32), columns = round_up((N + across - 1) / across, max(32, NR));     // whole tiles
+    #pragma omp parallel for if (threads > 1)
+    for (int part = 0; part < threads; part++) {
+        int i = part / across * rows, j = part % across * columns, m = min(rows, M - i), n = min(columns, N - j);
+        if (m <= 0 || n <= 0) continue;                 // fewer tiles than threads
+        Epilogue mine = e ? (Epilogue){e->bias ? e->bias + j : NULL, e->pre ? e->pre + i*ldc + j : NULL, e->act} : (Epilogue){0};
+        multiply_part(m, n, K, A + i*ai, ai, ap, B + j*bj, bp, bj, add, C + i*ldc + j, ldc, e ? &mine : NULL, how);
+    }
 }
 
 // Up to FEW rows: the weights are read once and as they are, in dot products of DM rows of inp with DN rows of weight.
@@ -761,8 +757,8 @@ static void tile_attention_forward(float *out, float *lse, const float *q, const
             uint32_t *kp = (uint32_t *)scratch(TRANSPOSED, 2*operand), *vp = kp + operand, *qp = (uint32_t *)scratch(TILE, LINES * D / 2 + most), *p = (uint32_t *)scratch(PADDED, most * block / 2);
             float *s = scratch(SCORES, most * block + (size_t)LINES * D), *out_tile = s + most * block;
             int *key = (int *)qp + LINES * D / 2;
-            pack_all(kp, k + head_k, keys, HS, ldkv, 1, 1);
-            pack_all(vp, v + head_k, HS, keys, 1, ldkv, 1);
+            pack_tiles(kp, k + head_k, keys, HS, ldkv, 1, 1);
+            pack_tiles(vp, v + head_k, HS, keys, 1, ldkv, 1);
             for (int t = part[i].t0; t < part[i].t1; t += LINES) {
                 int rows = min(LINES, part[i].t1 - t), n = 0;
                 const Span *see = span + t;
@@ -771,7 +767,7 @@ static void tile_attention_forward(float *out, float *lse, const float *q, const
                 // pass 1: scores and their maxima
                 vec tops[LINES];
                 float top[LINES], sum[LINES];
-                pack_all(qp, q + head_q + (size_t)t*ldq, rows, HS, ldq, 1, 0);
+                pack_tiles(qp, q + head_q + (size_t)t*ldq, rows, HS, ldq, 1, 0);
                 for (int r = 0; r < LINES; r++) tops[r] = (vec){0} - INFINITY;
                 for (int j = 0; j < keys; j += LINES) if (some_see(&reach, j)) {
                     float *s_j = s + n*block;
@@ -796,7 +792,7 @@ static void tile_attention_forward(float *out, float *lse, const float *q, const
                             *(vec *)(s_a + r*LINES + c) = y;
                             sums[r] += y;
                         }
-                    pack_all(p + a*block / 2, s_a, rows, LINES, LINES, 1, 0);
+                    pack_tiles(p + a*block / 2, s_a, rows, LINES, LINES, 1, 0);
                 }
 
                 // pass 3: weighted sum of values
@@ -834,9 +830,9 @@ static void tile_attention_backward(float *dq, float *dk, float *dv, const float
             uint32_t *ds_packed = (uint32_t *)scratch(SCORES, most * block / 2);
             float *dk_p = scratch(PADDED, 2*(size_t)all*D + LINES * D), *dv_p = dk_p + (size_t)all*D, *dq_tile = dv_p + (size_t)all*D;
             int *key = (int *)(left + 4*few);
-            pack_all(kp, k + head_k, keys, HS, ldkv, 1, 1);
-            pack_all(vp, v + head_k, keys, HS, ldkv, 1, 1);
-            pack_all(kc, k + head_k, HS, keys, 1, ldkv, 1);
+            pack_tiles(kp, k + head_k, keys, HS, ldkv, 1, 1);
+            pack_tiles(vp, v + head_k, keys, HS, ldkv, 1, 1);
+            pack_tiles(kc, k + head_k, HS, keys, 1, ldkv, 1);
             memset(dk_p, 0, (size_t)2*all*D * sizeof(float));
             for (int t = part[i].t0; t < part[i].t1; t += LINES) {
                 int rows = min(LINES, part[i].t1 - t), n = 0;
@@ -845,8 +841,8 @@ static void tile_attention_backward(float *dq, float *dk, float *dv, const float
                 const float *lse_t = lse + ((size_t)b*NH + h)*Tq + t;
                 Reach reach = reach_of(see, rows, base);
                 float delta[LINES] = {0};
-                pack_all(left, q_t, rows, HS, ldq, 1, 0), pack_all(dout_left, dout_t, rows, HS, C, 1, 0);
-                pack_all(right, q_t, HS, rows, 1, ldq, 1), pack_all(dout_right, dout_t, HS, rows, 1, C, 1);
+                pack_tiles(left, q_t, rows, HS, ldq, 1, 0), pack_tiles(dout_left, dout_t, rows, HS, C, 1, 0);
+                pack_tiles(right, q_t, HS, rows, 1, ldq, 1), pack_tiles(dout_right, dout_t, HS, rows, 1, C, 1);
                 for (int r = 0; r < rows; r++) for (int d = 0; d < HS; d++) delta[r] += dout_t[(size_t)r*C + d] * out_t[(size_t)r*C + d];
 
                 for (int j = 0; j < keys; j += LINES) if (some_see(&reach, j)) {
@@ -864,10 +860,10 @@ static void tile_attention_backward(float *dq, float *dk, float *dv, const float
                     if (!all_see(&reach, j)) hide_block(p, see, rows, base + j, 0), hide_block(ds, see, rows, base + j, 0);
 
                     // pass 2: dk_j += ds_j q (scaled at the end), dv_j += p_j dout; ds is kept for dq
-                    pack_all(ds_packed + n*block / 2, ds, rows, LINES, LINES, 1, 0);
-                    pack_all(turned, ds, LINES, rows, 1, LINES, 0);
+                    pack_tiles(ds_packed + n*block / 2, ds, rows, LINES, LINES, 1, 0);
+                    pack_tiles(turned, ds, LINES, rows, 1, LINES, 0);
                     for (int d = 0; d < D; d += LINES) tile_block(1, turned, right + d*LINES / 2, 1, dk_p + (size_t)j*D + d, D);
-                    pack_all(turned, p, LINES, rows, 1, LINES, 0);
+                    pack_tiles(turned, p, LINES, rows, 1, LINES, 0);
                     for (int d = 0; d < D; d += LINES) tile_block(1, turned, dout_right + d*LINES / 2, 1, dv_p + (size_t)j*D + d, D);
                     key[n++] = j;
                 }

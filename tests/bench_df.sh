@@ -8,8 +8,8 @@ trap 'rm -rf "$scratch"' EXIT
 value() { sed -n "s/^$1:.* $2=\([^ ]*\).*/\1/p" "$3"; }
 has_bf16=$(./df train --task cross --steps 1 --out "$scratch/c" --precision auto | grep -o 'precision=bf16' || true)
 for precision in fp32 ${has_bf16:+bf16}; do
-    ./df train --task maze2d --width 512 --state 128 --layers 4 --batch 256 --steps 4 --data-steps 50000 --precision $precision --out "$scratch/rnn$precision" >"$scratch/rnn"
-    ./df train --task maze2d --net transformer --layers 12 --tokens 60 --batch 64 --steps 4 --data-steps 50000 --precision $precision --out "$scratch/tf$precision" >"$scratch/tf"
+    ./df train --task maze2d --width 512 --state 128 --layers 4 --batch 256 --steps 16 --data-steps 50000 --precision $precision --out "$scratch/rnn$precision" >"$scratch/rnn"
+    ./df train --task maze2d --net transformer --layers 12 --tokens 60 --batch 64 --steps 16 --data-steps 50000 --precision $precision --out "$scratch/tf$precision" >"$scratch/tf"
     for net in rnn tf; do ./df sample --task maze2d --out "$scratch/$net$precision" --samples 32 --length 60 --sampling-steps 50 --precision $precision >"$scratch/plan_$net"; done
     echo "df $precision: train rnn $(value train sequences_per_s "$scratch/rnn") sequences/s, transformer $(value train sequences_per_s "$scratch/tf") | plans of 60 tokens: rnn $(awk "BEGIN { printf \"%.1f\", 32 / $(value sample seconds "$scratch/plan_rnn") }") /s, transformer $(awk "BEGIN { printf \"%.1f\", 32 / $(value sample seconds "$scratch/plan_tf") }") /s"
 done
