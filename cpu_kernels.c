@@ -163,10 +163,9 @@ void norm_modulate_forward_cpu(real *out, real *mean, real *rstd, const real *x,
         rstd[n] = r;
         int g = group_of(group, n);
         const real *shift_g = shift && g >= 0 ? shift + (size_t)g*ld : NULL, *scale_g = scale && g >= 0 ? scale + (size_t)g*ld : NULL;
-        for (int c = 0; c < C; c++) {
-            real y = (x_n[c] - m) * r * weight[c], by = shift_g ? shift_g[c] : 0;
-            out_n[c] = scale_g ? y * (1 + scale_g[c]) + by : y + by;
-        }
+        for (int c = 0; c < C; c++) out_n[c] = (x_n[c] - m) * r * weight[c];         // three loops without a question in them: they become vectors
+        if (scale_g) for (int c = 0; c < C; c++) out_n[c] *= 1 + scale_g[c];
+        if (shift_g) for (int c = 0; c < C; c++) out_n[c] += shift_g[c];
     }
 }
 
