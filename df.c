@@ -415,14 +415,15 @@ static Tensor *rnn_run(Net *net, Input in, State *state) {
     return apply(reshape(concat(predicted, used), B, predicted, c.Z), net->x_from_z, LINEAR_ONLY);
 }
 
-// Every token on its own, from the state that state->after says was before it: other values of x_t after the same past
-static Tensor *rnn_apart(Net *net, Input in, State *state) {
+// Every token on its own, from the state that state->after says was before it: other values of x_t after the same past. *left (B,T,Z): the states after them
+static Tensor *rnn_apart(Net *net, Input in, const State *state, Tensor **left) {
     NetConfig c = net->c;
     int B = in.x->B, T = in.x->T;
     Tensor *e, *g, **z = HOST(Tensor *, T);
     for (int t = 0; t < T; t++) z[t] = t ? state->after[t - 1] : state->z;
     rnn_embed(net, in, &e, &g);
     Tensor *after = rnn_step(net, reshape(concat(T, z), B*T, 1, c.Z), reshape(in.x, B*T, 1, c.C), reshape(e, B*T, 1, c.N), g ? reshape(g, B*T, 1, c.N) : NULL);
+    *left = reshape(after, B, T, c.Z);
     return reshape(apply(after, net->x_from_z, LINEAR_ONLY), B, T, c.C);
 }
 
@@ -647,6 +648,7 @@ typedef struct Sampling {       // how to sample
     const real *(*draw)(struct Sampler *s);                             // noise (B,T,C) for the tokens lo..hi-1 of a row with eta > 0, or for one more future
     void (*before)(struct Sampler *s, int at, int n);                   // called before tokens at..at+n-1 are made, or NULL
     void (*watch)(struct Sampler *s, const int *from, const int *to);   // called after every row, or NULL
+    bool any_order;             // watch() looks at s->row, and may see the tokens of a diagonal in different rows
 } Sampling;
 
 typedef struct Sampler {
@@ -657,6 +659,8 @@ typedef struct Sampler {
     real *x, *cond, *z;         // (B,T,C), (B,T,E), and z (T+1,B,Z): the state before each token
     real *noise;                // (B,T,C) of stabilisation: drawn once, so that a clean token always looks alike
     real *fresh;                // (B,T,C): where draw() puts what it draws
+    bool *due;                  // (T), or NULL: along a diagonal, see diagonal(): tokens whose state a later one of their row needs
+    int *row;                   // (T): rows of the schedule that token t has gone through, in its chunk
     int *seen;                  // (T): the label under which the network has seen token t with its present values and past (z, keys and values still hold); else UNSEEN
     int lo, hi;                 // the window
     uint64_t seed;
@@ -681,7 +685,7 @@ static Sampler sampler_create(Net *net, const Schedule *s, Sampling how, int B, 
     NetConfig c = net->c;
     size_t size = (size_t)T * (size_t)c.C;
     Sampler p = {.net = net, .s = s, .how = how, .B = B, .T = T, .window = c.recurrent ? T : c.window, .seed = seed};
-    p.x = NEW(real, (size_t)B * size), p.noise = NEW(real, (size_t)B * size), p.fresh = NEW(real, (size_t)B * size), p.seen = NEW(int, T);
+    p.x = NEW(real, (size_t)B * size), p.noise = NEW(real, (size_t)B * size), p.fresh = NEW(real, (size_t)B * size), p.seen = NEW(int, T), p.row = NEW(int, T);
     if (c.E) p.cond = NEW(real, (size_t)B * (size_t)T * (size_t)c.E);
     if (c.recurrent) p.z = NEW(real, (size_t)(T + 1) * (size_t)B * (size_t)c.Z);
     for (int t = 0; t < T; t++) p.seen[t] = UNSEEN;
@@ -689,7 +693,7 @@ static Sampler sampler_create(Net *net, const Schedule *s, Sampling how, int B, 
     if (!dry && how.true_noise) normals(p.noise, B, size, 0, size, seed, 1);
     return p;
 }
-static void sampler_free(Sampler *s) { free(s->x), free(s->cond), free(s->z), free(s->noise), free(s->fresh), free(s->seen), free(s->grad); }
+static void sampler_free(Sampler *s) { free(s->x), free(s->cond), free(s->z), free(s->noise), free(s->fresh), free(s->seen), free(s->row), free(s->grad); }
 // The first state of a recurrent network, of what is known before the first token: first (B,n), or NULL
 static void sampler_start(Sampler *s, const real *first) {
     begin_step(), tape.off = true;
@@ -714,9 +718,9 @@ static void guide_gradient(Sampler *s, Tensor *x0, Input in, State *state, int f
     Rows r = rows_create(N);
     for (int i = 0; i < N; i++) noising(&r.a[i], &r.b[i], alpha_bar(s->s, label[i]));
     for (int j = 1; j < drawn; j++) {
-        Tensor *eps, *fresh = some_tokens(s, s->how.draw(s), first, n, C, "future noise");
+        Tensor *eps, *left, *fresh = some_tokens(s, s->how.draw(s), first, n, C, "future noise");
         in.x = mix(future[j - 1], r.a, fresh, r.b, NULL, NULL);
-        split(&future[j], &eps, in.x, rnn_apart(s->net, in, state), label, s->how.objective, s->s);
+        split(&future[j], &eps, in.x, rnn_apart(s->net, in, state, &left), label, s->how.objective, s->s);
     }
     all = drawn > 1 ? concat(drawn, future) : x0;                       // (B,n, drawn * C)
     real *values = HOST(real, size), *d = HOST(real, size), *sum = HOST(real, size * (size_t)drawn);
@@ -744,8 +748,9 @@ static void sample_row(Sampler *s, int lo, int hi, const int *from, const int *t
     for (int t = lo; t < hi; t++) {
         int k = s->how.level(from[t - lo], s->how.S, s->s->K);
         shown_as[t - lo] = k >= 0 ? k : t < s->given && !s->how.on_truth ? -1 : s->how.shown;
-        if (from[t - lo] != to[t - lo]) last = t;
-        if (first == hi && (from[t - lo] != to[t - lo] || s->seen[t] != shown_as[t - lo])) first = t;
+        bool moves = from[t - lo] != to[t - lo], due = s->due && s->due[t];
+        if (moves || due) last = t;
+        if (first == hi && (moves || (s->seen[t] != shown_as[t - lo] && (due || !s->due)))) first = t;
     }
     s->rows++, s->naive += (long)B * (hi - lo);
     bool noisy = last >= lo && (s->how.eta > 0 || s->how.ddpm);        // a row in which nothing moves draws nothing
@@ -765,9 +770,13 @@ static void sample_row(Sampler *s, int lo, int hi, const int *from, const int *t
     Tensor *shown = stabilise(x, label, k, s->how.true_noise ? some_tokens(s, s->noise, first, n, c.C, "stabilising noise") : NULL, s->s);
     if (guided) shown = leaf(constant(shown->data, B, n, c.C, "shown"));
     State state = {.cached = c.causal && !c.recurrent && !guided};
-    if (c.recurrent) state.z = on_device(s->z + (size_t)first * (size_t)B * (size_t)c.Z, B, 1, c.Z, "z");
+    size_t Z = (size_t)c.Z, states = (size_t)B * Z;
+    if (c.recurrent) state.z = on_device(s->z + (size_t)first * states, B, 1, c.Z, "z");
+    if (s->due) state.after = HOST(Tensor *, n);
+    for (int t = 1; s->due && t < n; t++) state.after[t - 1] = on_device(s->z + (size_t)(first + t) * states, B, 1, c.Z, "z");
     Input in = {.x = shown, .cond = some_tokens(s, s->cond, first, n, c.E, "condition"), .k = said, .first = first - lo};
-    split(&x0, &eps, shown, s->net->run(s->net, in, &state), label, s->how.objective, s->s);
+    Tensor *left = NULL, *prediction = s->due ? rnn_apart(s->net, in, &state, &left) : s->net->run(s->net, in, &state);
+    split(&x0, &eps, shown, prediction, label, s->how.objective, s->s);
 
     // pass 2: the step, with guidance
     Tensor *noise = noisy ? some_tokens(s, s->how.draw(s), first, n, c.C, "noise") : NULL;
@@ -796,10 +805,21 @@ static void sample_row(Sampler *s, int lo, int hi, const int *from, const int *t
             if (!isfinite(values[i*c.C + j])) die("row %ld of the schedule: token %d of sequence %d is not finite%s", s->rows, t, i / n, guided ? " (try a smaller --guidance)" : "");
         memcpy(s->x + ((size_t)(i / n) * (size_t)s->T + (size_t)t) * (size_t)c.C, values + (size_t)i * (size_t)c.C, (size_t)c.C * sizeof(real));
     }
-    for (int t = first; t < s->T; t++) s->seen[t] = t > last || from[t - lo] != to[t - lo] ? UNSEEN : shown_as[t - lo];
-    for (int t = 0; c.recurrent && t < n; t++)
-        download(s->z + (size_t)(first + t + 1) * (size_t)B * (size_t)c.Z, state.after[t]->data, (size_t)B * (size_t)c.Z * sizeof(real));
+    for (int t = first; t < s->T; t++) s->seen[t] = t > last || from[t - lo] != to[t - lo] || (s->due && t > first) ? UNSEEN : shown_as[t - lo];
+    for (int t = 0; c.recurrent && !left && t < n; t++) download(s->z + (size_t)(first + t + 1) * states, state.after[t]->data, states * sizeof(real));
+    if (left) {
+        real *z = HOST(real, (size_t)n * states);
+        download(z, left->data, (size_t)n * states * sizeof(real));
+        for (int i = 0; i < N; i++) memcpy(s->z + (size_t)(first + i % n + 1) * states + (size_t)(i / n) * Z, z + (size_t)i * Z, Z * sizeof(real));
+    }
     if (s->how.watch) s->how.watch(s, from, to);
+}
+
+// A recurrent network waits in row m for the state before token t, and for what row m - 1 made of it: (m, t) needs (m, t-1) and (m-1, t). So all tokens of a
+// diagonal m + t can be asked about at once, in products with many more rows. The numbers are those of sample_row() row by row; what has to see or to draw
+// something in every row goes by rows.
+static bool diagonal(const Sampler *s) {
+    return s->net->c.recurrent && !s->how.guide && s->how.eta == 0 && !s->how.ddpm && !s->how.all && (!s->how.watch || s->how.any_order);
 }
 
 // In a dry run: the memory of a row of n tokens, and of the first state
@@ -808,22 +828,33 @@ static void rehearse(Net *net, const Schedule *s, Sampling how, int B, int n) {
     int *from = NEW(int, n), *to = NEW(int, n);
     for (int t = 0; t < n; t++) from[t] = 1;
     sample_row(&p, 0, n, from, to);
+    if (diagonal(&p)) p.due = NEW(bool, n), sample_row(&p, 0, n, from, to), free(p.due);
     if (net->c.recurrent) sampler_start(&p, p.x);
     free(from), free(to), sampler_free(&p);
 }
 
 // Denoises tokens first..first+n-1 along the matrix; those of the window before them are clean, those behind them, up to hi, stay pure noise.
+// By diagonals token first + i goes through row m in pass m + i. The first row goes as a row: it looks at those before them too.
 static void sample_chunk(Sampler *s, int lo, int first, int n, int hi) {
-    int rows = s->how.matrix_rows(s->how.matrix, n, s->how.S, s->how.u), *from = NEW(int, hi - lo), *to = NEW(int, hi - lo);
-    for (int m = 0; m < rows - 1; m++) {
+    int rows = s->how.matrix_rows(s->how.matrix, n, s->how.S, s->how.u) - 1, late = diagonal(s) && n > 1, *from = NEW(int, hi - lo), *to = NEW(int, hi - lo);
+    int *last = NEW(int, rows), passes = late ? rows + n - 1 : rows;
+    long before = s->rows, naive = s->naive;
+    bool *due = NEW(bool, s->T);
+    #define ENTRY(m, i) s->how.matrix_entry(s->how.matrix, m, i, n, s->how.S, s->how.u)
+    for (int m = 0; m < rows; m++) for (int i = 0; i < n; i++) if (ENTRY(m, i) != ENTRY(m + 1, i)) last[m] = i;     // the last that moves
+    for (int pass = 0; pass < passes; pass++) {
+        int done = late && pass;                        // rows that all tokens have behind them
         for (int t = lo; t < hi; t++) {
-            bool moves = t >= first && t < first + n;
-            from[t - lo] = moves ? s->how.matrix_entry(s->how.matrix, m, t - first, n, s->how.S, s->how.u) : t < first ? 0 : s->how.S;
-            to[t - lo] = moves ? s->how.matrix_entry(s->how.matrix, m + 1, t - first, n, s->how.S, s->how.u) : from[t - lo];
+            int i = t - first, m = done ? pass - i : pass, inside = i >= 0 && i < n && m >= done && m < rows;
+            from[t - lo] = i < 0 ? 0 : i >= n ? s->how.S : ENTRY(m < done ? done : m > rows ? rows : m, i);
+            to[t - lo] = inside ? ENTRY(m + 1, i) : from[t - lo];
+            due[t] = inside && i <= last[m], s->row[t] = inside ? m + 1 : m < done ? done : rows;
         }
+        s->due = done ? due : NULL;
         sample_row(s, lo, hi, from, to);
     }
-    free(from), free(to);
+    s->due = NULL, s->rows = before + rows, s->naive = naive + (long)rows * s->B * (hi - lo);
+    free(from), free(to), free(last), free(due);
 }
 // All tokens after the given ones, `chunk` at a time: beyond what the network has ever seen. A recurrent network carries its state on; a transformer's window slides.
 static void roll_out(Sampler *s, int chunk) {

@@ -279,15 +279,16 @@ static void maze_evaluate(void) {
     free(e), free(c), free(r), free(goal), free(plan), free(positions);
 }
 // Plans while they denoise: a row of pictures for each, walls where the physics has them
-static struct { int stages, next; double *x; } stages;                  // (stages, B, H*frames, 2)
+static struct { int stages; double *x; } stages;                        // (stages, B, H*frames, 2)
 static void keep_stage(Sampler *s, const int *from, const int *to) {
     int C = s->net->c.C, ch = scaling_channels(&data.scaling), fs = opt.frames, ahead = recurrent() ? 0 : 1;
     int H = opt.length ? opt.length : opt.tokens, rows = s->how.matrix_rows(s->how.matrix, H, s->how.S, s->how.u) - 1;
     if (opt.watch) watch_row(s, from, to);
-    for (; stages.next < stages.stages && s->rows >= (stages.next * (long)rows) / (stages.stages - 1); stages.next++) {    // of few rows one may be several stages
-        double *to_x = stages.x + (size_t)stages.next * (size_t)(s->B * H * fs * 2);
-        for (int b = 0; b < s->B; b++) for (int i = 0; i < H*fs; i++) for (int j = 0; j < 2; j++)
-            to_x[(b*H*fs + i)*2 + j] = (double)s->x[((size_t)b*(size_t)s->T + (size_t)ahead)*(size_t)C + (size_t)(i*ch + j)] * data.scaling.std[j] + data.scaling.mean[j];
+    for (int stage = 1; stage < stages.stages; stage++) for (int t = 0; t < H; t++) {
+        if (s->row[ahead + t] != stage * rows / (stages.stages - 1)) continue;
+        for (int b = 0; b < s->B; b++) for (int i = t*fs; i < (t + 1)*fs; i++) for (int j = 0; j < 2; j++)
+            stages.x[(((size_t)stage * (size_t)s->B + (size_t)b) * (size_t)(H*fs) + (size_t)i)*2 + (size_t)j] =
+                (double)s->x[((size_t)b*(size_t)s->T + (size_t)ahead)*(size_t)C + (size_t)(i*ch + j)] * data.scaling.std[j] + data.scaling.mean[j];
     }
 }
 static void maze_sample(void) {
@@ -302,8 +303,8 @@ static void maze_sample(void) {
     Guide guide = maze_guide(&at);
     if (opt.guidance > 0) how.guide = &guide;
     open_net(how, B, H + 1);
-    how.watch = keep_stage;
-    stages.stages = STAGES, stages.next = 1, stages.x = NEW(double, STAGES * B * H * fs * 2);
+    how.watch = keep_stage, how.any_order = !opt.watch;
+    stages.stages = STAGES, stages.x = NEW(double, STAGES * B * H * fs * 2);
     Episode *e = NEW(Episode, B);
     for (int b = 0; b < B; b++) {
         Rng r = rng((uint64_t)opt.seed, RNG_EVAL, (uint64_t)b);
