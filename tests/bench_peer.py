@@ -6,6 +6,7 @@
 Matrix products of the sizes of bench_kernels.c, then training steps of the sizes of bench_steps.c: the network of bd3lm.c (section 4) and its
 loss (5) as one would write them first: attention computes all pairs of the doubled sequence under a dense mask, the last layer all rows, and the
 output layer all noisy ones, where bd3lm.c skips what nobody attends to or predicts. That is part of what is compared.
+Last, training steps of the two planners of df.c, at the sizes of bench_df.sh.
 """
 import argparse, os, sys, time
 try:
@@ -20,6 +21,7 @@ except ImportError:
 SIZES = [("S", 6, 384, 6, 256, 256, 16, 16, 3), ("T", 4, 192, 6, 64, 128, 4, 32, 8)]
 PRODUCTS = [(8192, 384, 384), (8192, 384, 1536), (8192, 1536, 384), (2048, 2048, 2048)]     # rows, from, to
 COND, FREQ, MLP = 128, 256, 4
+LEVELS = 1000                                                           # of the planners
 
 def has_matrix_unit():
     return os.path.exists("/proc/cpuinfo") and "amx_bf16" in open("/proc/cpuinfo").read()
@@ -88,9 +90,61 @@ def bd3_loss(net, x, block, mask, dtype):
     logits[:, mask] = -torch.inf                                        # SUBS: MASK is never predicted
     return (F.cross_entropy(logits, x[masked], reduction="none") / tau[masked]).sum() / (B * T)
 
-def train_step(net, average, adamw, x, block, mask, dtype):
+def sinusoids(k, F):
+    phase = k[..., None] * torch.exp(torch.arange(F // 2) * (-9.210340371976184 / (F // 2 - 1)))
+    return torch.cat((phase.sin(), phase.cos()), dim=-1)
+
+class Block(nn.Module):
+    def __init__(self, C, OC):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(C, OC), nn.GELU(), nn.Linear(OC, OC))
+        self.shortcut = nn.Linear(C, OC) if C != OC else nn.Identity()
+
+    def forward(self, x):
+        return F.gelu(self.shortcut(x) + self.mlp(x))
+
+class Recurrent(nn.Module):
+    """rnn_run() of df.c: a residual MLP, a GRU cell and a residual MLP, token after token"""
+    def __init__(self, C, W, Z, M, N=16):
+        super().__init__()
+        def mlp(C):
+            return nn.Sequential(*[Block(W if i else C, W) for i in range(M - 1)], nn.Linear(W, Z))
+        self.time = nn.Sequential(nn.Linear(N, N), nn.GELU(), nn.Linear(N, N))
+        self.before, self.gru, self.after, self.x_from_z, self.N = mlp(Z + C + N), nn.GRUCell(Z, Z), mlp(Z), nn.Linear(Z, C), N
+        self.start = nn.Sequential(nn.Linear(4, 128), nn.ELU(), nn.Linear(128, 128), nn.ELU(), nn.Linear(128, Z))
+
+    def forward(self, x, k):                                            # (B,T,C), levels (B,T)
+        z, e, out = self.start(torch.zeros(len(x), 4)), self.time(sinusoids(k, self.N)), []
+        for t in range(x.shape[1]):
+            z = self.after(self.gru(self.before(torch.cat((z, x[:, t], e[:, t]), dim=-1)), z))
+            out.append(z)
+        return self.x_from_z(torch.stack(out, dim=1))
+
+class Transformer(nn.Module):
+    """transformer_run() of df.c, not causal: post-norm layers"""
+    def __init__(self, C, d, NL, NH, T):
+        super().__init__()
+        self.init = nn.Sequential(nn.Linear(C + d // 2, d), nn.ReLU(), nn.Linear(d, d))
+        self.layers = nn.ModuleList(nn.TransformerEncoderLayer(d, NH, 4 * d, dropout=0, batch_first=True) for _ in range(NL))
+        self.out, self.d = nn.Linear(d, C), d
+        self.register_buffer("position", sinusoids(torch.arange(T), d))
+
+    def forward(self, x, k):
+        h = self.init(torch.cat((x, sinusoids(k, self.d // 2)), dim=-1)) + self.position
+        for layer in self.layers:
+            h = layer(h)
+        return self.out(h)
+
+def df_loss(net, x, alpha_bar, dtype):
+    """a level for each token (Eq. 3.1), x0 predicted, every token of weight 1"""
+    k = torch.randint(LEVELS, x.shape[:2])
+    a = alpha_bar[k][..., None]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        prediction = net(a.sqrt() * x + (1 - a).sqrt() * torch.randn_like(x), k)
+    return F.mse_loss(prediction.float(), x)
+
+def update(net, average, adamw, loss):
     adamw.zero_grad()
-    loss = bd3_loss(net, x, block, mask, dtype)
     loss.backward()
     nn.utils.clip_grad_norm_(net.parameters(), 1)
     adamw.step()
@@ -124,9 +178,16 @@ def train(name, NL, C, NH, symbols, T, block, B, steps, dtype, quick):
     def step():
         x = torch.randint(symbols, (B, T))
         x[:, 0] = bos
-        return train_step(net, average, adamw, x, block, mask, dtype)
+        return update(net, average, adamw, bd3_loss(net, x, block, mask, dtype))
     s = best(step, 1 if quick else steps)
     print("torch train %-4s %7.0f tokens/s | %d parameters" % (name, B * T / s, sum(p.numel() for p in net.parameters())), flush=True)
+
+def train_planner(name, net, B, T, C, dtype, quick):
+    average = [p.detach().clone() for p in net.parameters()]
+    adamw = torch.optim.AdamW(net.parameters(), lr=5e-4, weight_decay=1e-4, fused=True)
+    alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, LEVELS), 0)
+    s = best(lambda: update(net, average, adamw, df_loss(net, torch.randn(B, T, C), alpha_bar, dtype)), 1 if quick else 6)
+    print("torch train df %-11s %5.0f sequences/s | %d parameters" % (name, B / s, sum(p.numel() for p in net.parameters())), flush=True)
 
 def main():
     parser = argparse.ArgumentParser(description="matrix products and training steps in plain PyTorch, to be read beside make bench")
@@ -146,6 +207,8 @@ def main():
             product(*sizes, dtype, args.quick)
         for sizes in SIZES:
             train(*sizes, dtype, args.quick)
+        train_planner("rnn", Recurrent(60, 512, 128, 4), 256, 30, 60, dtype, args.quick)
+        train_planner("transformer", Transformer(20, 128, 12, 4, 61), 64, 61, 20, dtype, args.quick)
 
 if __name__ == "__main__":
     main()
