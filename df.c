@@ -865,40 +865,7 @@ static void roll_out(Sampler *s, int chunk) {
     }
 }
 
-// How observations, actions and rewards become numbers around 0: (x - mean) / std, channels in this order
-typedef struct Scaling { int obs, act, reward; double mean[7], std[7]; } Scaling;
-static int scaling_channels(const Scaling *n) { return n->obs + n->act + n->reward; }
-// out (channels) of an observation, which is 0 where it is NULL, and an action, which is the mean where it is NULL
-static void scale_observation(const Scaling *n, real *out, const double *obs) { for (int i = 0; i < n->obs; i++) out[i] = (real)(((obs ? obs[i] : 0) - n->mean[i]) / n->std[i]); }
-static void scale_frame(const Scaling *n, real *out, const double *obs, const double *act, double reward) {
-    scale_observation(n, out, obs);
-    for (int i = n->obs; i < n->obs + n->act; i++) out[i] = (real)(act ? (act[i - n->obs] - n->mean[i]) / n->std[i] : 0);
-    if (n->reward) out[n->obs + n->act] = (real)((reward - n->mean[n->obs + n->act]) / n->std[n->obs + n->act]);
-}
-
-// J = - sum over frames of w |p - g|, p the position of a frame (un-normalised) and g the goal of its sequence: any frame may be the last                (Eq. C.1 ff.)
-typedef struct Goal {
-    const Scaling *scaling;
-    const double *goal;         // (B,2)
-    int frames;                 // of a token
-    double weight;              // w
-    bool last_counts;           // the last frame too
-    int from, tokens;           // the plan: these tokens alone count; 0, 0: all
-} Goal;
-static void goal_gradient(const Guide *guide, const real *x0, real *d, int B, int first, int n, int C) {
-    const Goal *goal = guide->goal;
-    int ch = C / goal->frames, F = n * goal->frames, from = (goal->from - first) * goal->frames, to = goal->tokens ? from + goal->tokens * goal->frames : F;
-    const double *mean = goal->scaling->mean, *std = goal->scaling->std;
-    for (int i = 0; i < B*F; i++) {
-        int f = i % F;
-        double v[2], w = f < from || f >= to || (f == to - 1 && !goal->last_counts) ? 0 : goal->weight;
-        for (int j = 0; j < 2; j++) v[j] = (double)x0[i*ch + j] * std[j] + mean[j] - goal->goal[i / F * 2 + j];
-        double distance = hypot(v[0], v[1]);
-        for (int c = 0; c < ch; c++) d[i*ch + c] = c < 2 && distance > 0 ? (real)(-w * v[c] / distance * std[c]) : 0;
-    }
-}
-
-// ---- 6. evaluation ------------------------------------------------------------------------------------------------------------
+// ---- 6. likelihood ------------------------------------------------------------------------------------------------------------
 
 // The bound (see elbo_term) of -log p(x_S) for the tokens of S, observed (T): one draw of every token's level, so that the mean over many draws is the bound.
 // History: a token of S is clean, said to be of level `clean`; any other is noise of the highest level. One pass over the doubled sequence; nats (B).
@@ -923,28 +890,6 @@ static void elbo_draw(double *nats, Net *net, const Schedule *s, Objective o, Te
             if (observed[t] && (!weight || weight[(b*T + t)*P] > 0)) nats[b] += elbo_prior(s, size2, C) + s->K * elbo_term(s, k[b*T + t], error2, C);
         }
     }
-}
-
-static int compare_doubles(const void *a, const void *b) { double x = *(const double *)a, y = *(const double *)b; return (x > y) - (x < y); }
-
-// Continuous ranked probability score of N samples against y: mean |x_i - y| - 1/2 mean |x_i - x_j|. Sorts the samples. In sorted order the second
-// mean is a sum over gaps: x_i stands above i samples and below N - 1 - i.
-static double crps(double *sample, int N, double y) {
-    double to_truth = 0, spread = 0;
-    qsort(sample, (size_t)N, sizeof *sample, compare_doubles);
-    for (int i = 0; i < N; i++) to_truth += fabs(sample[i] - y), spread += (2.0*i - N + 1) * sample[i];
-    return to_truth / N - spread / N / N;
-}
-
-// CRPS_sum as gluonts and the official code count it, and so as Tab. 2 does: 19 quantiles instead of all; to be divided by the sum of |y|. sample (N) sorted.
-static int quantile_rank(int q, int N) { return (int)(q / 20.0 * N); }                    // 1-based, of the quantile q/20
-static double quantile_loss(const double *sample, int N, double y) {
-    double sum = 0;
-    for (int q = 1; q < 20; q++) {
-        double x = sample[quantile_rank(q, N) - 1];
-        sum += 2 * fabs((x - y) * ((y <= x) - q / 20.0)) / 19;
-    }
-    return sum;
 }
 
 // ---- 7. as coded: what only the official code does, for golden files -----------------------------------------------------------

@@ -10,6 +10,17 @@
 #include "video.h"
 #include "series.h"
 
+// How observations, actions and rewards become numbers around 0: (x - mean) / std, channels in this order
+typedef struct Scaling { int obs, act, reward; double mean[7], std[7]; } Scaling;
+static int scaling_channels(const Scaling *n) { return n->obs + n->act + n->reward; }
+// out (channels) of an observation, which is 0 where it is NULL, and an action, which is the mean where it is NULL
+static void scale_observation(const Scaling *n, real *out, const double *obs) { for (int i = 0; i < n->obs; i++) out[i] = (real)(((obs ? obs[i] : 0) - n->mean[i]) / n->std[i]); }
+static void scale_frame(const Scaling *n, real *out, const double *obs, const double *act, double reward) {
+    scale_observation(n, out, obs);
+    for (int i = n->obs; i < n->obs + n->act; i++) out[i] = (real)(act ? (act[i - n->obs] - n->mean[i]) / n->std[i] : 0);
+    if (n->reward) out[n->obs + n->act] = (real)((reward - n->mean[n->obs + n->act]) / n->std[n->obs + n->act]);
+}
+
 static struct {
     Maze maze;
     Scaling scaling, whole;             // of a token's channels; of the four numbers of an observation
@@ -192,6 +203,28 @@ static void cross_run(bool draw) {
 }
 static void cross_sample(void) { cross_run(true); }
 static void cross_evaluate(void) { cross_run(false); }
+
+// maze2d: J = - sum over frames of w |p - g|, p the position of a frame (un-normalised) and g the goal of its sequence: any frame may be the last                (Eq. C.1 ff.)
+typedef struct Goal {
+    const Scaling *scaling;
+    const double *goal;         // (B,2)
+    int frames;                 // of a token
+    double weight;              // w
+    bool last_counts;           // the last frame too
+    int from, tokens;           // the plan: these tokens alone count; 0, 0: all
+} Goal;
+static void goal_gradient(const Guide *guide, const real *x0, real *d, int B, int first, int n, int C) {
+    const Goal *goal = guide->goal;
+    int ch = C / goal->frames, F = n * goal->frames, from = (goal->from - first) * goal->frames, to = goal->tokens ? from + goal->tokens * goal->frames : F;
+    const double *mean = goal->scaling->mean, *std = goal->scaling->std;
+    for (int i = 0; i < B*F; i++) {
+        int f = i % F;
+        double v[2], w = f < from || f >= to || (f == to - 1 && !goal->last_counts) ? 0 : goal->weight;
+        for (int j = 0; j < 2; j++) v[j] = (double)x0[i*ch + j] * std[j] + mean[j] - goal->goal[i / F * 2 + j];
+        double distance = hypot(v[0], v[1]);
+        for (int c = 0; c < ch; c++) d[i*ch + c] = c < 2 && distance > 0 ? (real)(-w * v[c] / distance * std[c]) : 0;
+    }
+}
 
 // maze2d: guidance to the goals of a batch, goal (B,2): J of `at`, which maze_plan() tells where the plan lies
 static Goal maze_goal(const double *goal) { return (Goal){.scaling = &data.scaling, .goal = goal, .frames = opt.frames, .weight = 1, .last_counts = true}; }
@@ -427,6 +460,28 @@ static void forecast_conditions(Sampler *s, int at, int n) {            // of to
     memcpy(c->x + from, kept, (size_t)(s->T * c->dims) * sizeof(double));
     free(kept);
 }
+static int compare_doubles(const void *a, const void *b) { double x = *(const double *)a, y = *(const double *)b; return (x > y) - (x < y); }
+
+// series: continuous ranked probability score of N samples against y: mean |x_i - y| - 1/2 mean |x_i - x_j|. Sorts the samples. In sorted order the second
+// mean is a sum over gaps: x_i stands above i samples and below N - 1 - i.
+static double crps(double *sample, int N, double y) {
+    double to_truth = 0, spread = 0;
+    qsort(sample, (size_t)N, sizeof *sample, compare_doubles);
+    for (int i = 0; i < N; i++) to_truth += fabs(sample[i] - y), spread += (2.0*i - N + 1) * sample[i];
+    return to_truth / N - spread / N / N;
+}
+
+// CRPS_sum as gluonts and the official code count it, and so as Tab. 2 does: 19 quantiles instead of all; to be divided by the sum of |y|. sample (N) sorted.
+static int quantile_rank(int q, int N) { return (int)(q / 20.0 * N); }                    // 1-based, of the quantile q/20
+static double quantile_loss(const double *sample, int N, double y) {
+    double sum = 0;
+    for (int q = 1; q < 20; q++) {
+        double x = sample[quantile_rank(q, N) - 1];
+        sum += 2 * fabs((x - y) * ((y <= x) - q / 20.0)) / 19;
+    }
+    return sum;
+}
+
 static void series_run(bool draw) {
     Series *c = &data.series;
     int N = opt.samples, T = opt.length ? opt.length : opt.tokens, D = c->dims, context = opt.context, H = T - context;
