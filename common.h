@@ -830,7 +830,7 @@ static int checkpoint_options(const SafeTensors *st, const char *path, Option *o
         char now[4096];
         option_format(o, now, sizeof now);
         if (o->given && has_word(may_change, o->name)) continue;
-        if (o->given && strcmp(now, value)) die("%s: trained with --%s %s, not %s (leave the option out; may change:%s)", path, o->name, value, now, may_change);
+        if (o->given && strcmp(now, value)) die("%s: trained with --%s %s, not %s (leave the option out; may change:%.*s)", path, o->name, value, now, (int)strlen(may_change) - 1, may_change);
         char *copy = strdup(value);                     // options keep pointing at it until the program ends
         if (!copy || !option_set(o, copy)) die("%s: --%s %s is not possible", path, o->name, value);
         if (o->type != TEXT) free(copy);

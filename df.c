@@ -77,14 +77,14 @@ static Option options[] = {
     {"ema",      REAL, &opt.ema,       0, 1, " train ", "decay of the moving average of the weights", true, false},
     {"save-every",INT, &opt.save_every,0, 1e9, " train ", "steps between two checkpoints on the way; 0: only at the end", false, false},
     {"seed",     INT,  &opt.seed,      0, 2147483647, " train sample eval ", "seed of all randomness", true, false},
-    {"maze",     TEXT, &opt.maze,      0, 0, " train ", "maze2d: umaze, medium, large, ... or a file of # (wall), O (free) and G (goal)", true, false},
+    {"maze",     TEXT, &opt.maze,      0, 0, " train ", "maze2d: umaze, medium, large, ... or a file of # (wall), O (free) and G (goal; without one the first free cell)", true, false},
     {"channels", TEXT, &opt.channels,  0, 0, " train ", "maze2d: all: positions, velocities and actions; positions: these alone", true, false},
     {"data-steps", INT,&opt.data_steps,1000, 1e8, " train ", "maze2d: steps of the training data", true, false},
     {"size",     INT,  &opt.size,      6, 32, " train ", "video: pixels of an edge of a frame", true, false},
     {"sprites",  INT,  &opt.sprites,   1, 2, " train ", "video: moving objects", true, false},
     {"csv",      TEXT, &opt.csv,       0, 0, " train sample eval ", "series: a table, names in its first row, dates in its first column if any", true, false},
     {"samples",  INT,  &opt.samples,   1, 1e5, " sample eval ", "sequences to sample side by side: paths, episodes, videos; series: samples of each forecast", false, false},
-    {"length",   INT,  &opt.length,    0, 1e5, " sample eval ", "tokens of a sampled sequence; 0: as in training", false, false},
+    {"length",   INT,  &opt.length,    0, 1e5, " sample eval ", "tokens of a sampled sequence; 0: as in training, for video ten times as many", false, false},
     {"context",  INT,  &opt.context,   0, 1e4, " train sample eval ", "video, series: tokens that are given", true, false},
     {"chunk",    INT,  &opt.chunk,     1, 1e4, " sample eval ", "video, series: tokens that are made at a time", false, false},
     {"matrix",   TEXT, &opt.matrix,    0, 0, " sample eval ", "schedule of the levels: full_sequence, pyramid, autoregressive or trapezoid", false, false},
@@ -105,7 +105,7 @@ static Option options[] = {
     {"observed", TEXT, &opt.observed,  0, 0, " eval ", "--elbo: the tokens whose likelihood is asked for, as 0-3,7; all if not given", false, false},
     {"draws",    INT,  &opt.draws,     1, 1e6, " eval ", "--elbo: levels drawn for each token", false, false},
     {"schedule-png", TEXT, &opt.schedule_png, 0, 0, " sample ", "a picture of the schedule: rows of the matrix from top to bottom", false, false},
-    {"watch",    FLAG, &opt.watch,     0, 1, " sample ", "show levels and values of the first sequence row by row", false, false},
+    {"watch",    FLAG, &opt.watch,     0, 1, " sample ", "show the first sequence row by row: its levels (a full bar is noise) and the first number of each token", false, false},
     {"out",      TEXT, &opt.out,       0, 0, " train sample eval ", "directory of the checkpoint; out/df/TASK if not given", false, false},
     {"resume",   FLAG, &opt.resume,    0, 1, " train ", "go on from the checkpoint in --out; steps, save-every, threads, naive, device may change", false, false},
     {"force",    FLAG, &opt.force,     0, 1, " train ", "overwrite the checkpoint in --out", false, false},
@@ -824,6 +824,7 @@ static bool diagonal(const Sampler *s) {
 
 // In a dry run: the memory of a row of n tokens, and of the first state
 static void rehearse(Net *net, const Schedule *s, Sampling how, int B, int n) {
+    how.watch = NULL;
     Sampler p = sampler_create(net, s, how, B, n, 0);
     int *from = NEW(int, n), *to = NEW(int, n);
     for (int t = 0; t < n; t++) from[t] = 1;
@@ -1049,6 +1050,7 @@ static FILE *create_csv(const char *name, const char *header) {
 static void close_csv(FILE *f, const char *name) {
     int error = fflush(f) || ferror(f) ? errno : 0;
     if (fclose(f) || error) die("cannot write %s: %s", path_in(opt.out, name).text, strerror(error ? error : errno));
+    printf("wrote %s\n", path_in(opt.out, name).text);
 }
 
 #include "data/tasks.h"  // brings: tasks[], and through its own headers mazes, bouncing sprites, tables

@@ -360,7 +360,8 @@ static void maze_sample(void) {
             const double *q = stages.x + ((size_t)stage*(size_t)B + (size_t)b) * (size_t)(H*fs*2) + 2*i;
             fprintf(csv, "plan,%d,%d,%d,%.4f,%.4f\n", b, stage, i, q[0], q[1]);
             unsigned red = (unsigned)(255.0 * i / (H*fs));
-            if (b < shown) picture_line(&p, PX(last), PY(last), PX(q), PY(q), 1.5, red << 16 | 0x2000 | (255 - red));
+            bool inside = PX(last) >= left && PX(last) < left + wide && PY(last) >= top && PY(last) < top + high && PX(q) >= left && PX(q) < left + wide && PY(q) >= top && PY(q) < top + high;
+            if (b < shown && inside) picture_line(&p, PX(last), PY(last), PX(q), PY(q), 1.5, red << 16 | 0x2000 | (255 - red));
             last[0] = q[0], last[1] = q[1];
         }
         if (b < shown) picture_disc(&p, PX(e[b].ball.q), PY(e[b].ball.q), 4, 0x0000c0), picture_disc(&p, PX(e[b].target), PY(e[b].target), 5, 0x00a000);
@@ -486,8 +487,10 @@ static void series_run(bool draw) {
     Series *c = &data.series;
     int N = opt.samples, T = opt.length ? opt.length : opt.tokens, D = c->dims, context = opt.context, H = T - context;
     int test = c->train + c->validation, windows = H > 0 ? (c->steps - test) / H : 0;      // test: its first step
+    const StTensor *out = st_find(&run.checkpoint, recurrent() ? "ema.transition_model.x_from_z.weight" : "ema.diffusion_model.model.out.weight");
+    if (out && out->shape[0] != (size_t)D) die("%s has %d columns to forecast, the network was trained on %zu", opt.csv, D, (size_t)out->shape[0]);
     if (H < 1) die("--context %d leaves nothing to forecast of %d tokens", context, T);
-    if (test < context || windows < 1) die("%s: the test part is shorter than a forecast of %d steps", opt.csv, H);
+    if (test < context || windows < 1) die("%s: its last %d rows, the test part, are fewer than a forecast of %d (a smaller --length)", opt.csv, c->steps - test, H);
     if (N < 20) die("--samples %d: the quantiles of a forecast need at least 20", N);
     if (!recurrent() && (T > opt.tokens || opt.chunk >= token.window)) die("--length %d, --chunk %d: more than a transformer of %d tokens sees", T, opt.chunk, opt.tokens);
     int lag = c->frequency->lags > 1 ? c->frequency->lag[1] : INT_MAX;
@@ -497,7 +500,7 @@ static void series_run(bool draw) {
     how.before = forecast_conditions;
     open_net(how, N, T);
     double total[4] = {0}, exact[4] = {0}, size = 0, *sample = NEW(double, N), *other = NEW(double, (size_t)N * (size_t)H * (size_t)D);
-    FILE *csv = create_csv("series.csv", "t,truth,q05,q50,q95");
+    FILE *csv = create_csv("series.csv", "t,column,truth,q05,q50,q95");
     forecast.copy = *c;
     for (int w = 0; w < windows; w++) {
         forecast.at = test + w*H - context;
@@ -514,17 +517,21 @@ static void series_run(bool draw) {
             Rng r = rng((uint64_t)opt.seed, RNG_EVAL, (uint64_t)(4*w + who));
             if (who) baselines[who - 1].sample(c, test + w*H, H, N, &r, other);
             for (int t = 0; t < H; t++) {
-                double y = 0;
-                for (int d = 0; d < D; d++) y += c->x[(size_t)(test + w*H + t)*(size_t)D + (size_t)d];
-                for (int b = 0; b < N; b++) {
-                    sample[b] = 0;
-                    const double *theirs = other + ((size_t)b*(size_t)H + (size_t)t)*(size_t)D;
-                    const real *mine = s.x + ((size_t)b*(size_t)T + (size_t)(context + t))*(size_t)D;
-                    for (int d = 0; d < D; d++) sample[b] += who ? theirs[d] : (double)mine[d] * c->std[d] + c->mean[d];
+                for (int column = who ? D : 0; column <= D; column++) {                    // D: the sum of all, which is judged
+                    double y = 0, score;
+                    int from = column < D ? column : 0, to = column < D ? column + 1 : D;
+                    for (int d = from; d < to; d++) y += c->x[(size_t)(test + w*H + t)*(size_t)D + (size_t)d];
+                    for (int b = 0; b < N; b++) {
+                        sample[b] = 0;
+                        const double *theirs = other + ((size_t)b*(size_t)H + (size_t)t)*(size_t)D;
+                        const real *mine = s.x + ((size_t)b*(size_t)T + (size_t)(context + t))*(size_t)D;
+                        for (int d = from; d < to; d++) sample[b] += who ? theirs[d] : (double)mine[d] * c->std[d] + c->mean[d];
+                    }
+                    score = crps(sample, N, y);         // and sorts
+                    if (column == D) exact[who] += score, total[who] += quantile_loss(sample, N, y);
+                    if (column == D && !who) size += fabs(y);
+                    if (!who) fprintf(csv, "%d,%s,%.4f,%.4f,%.4f,%.4f\n", test + w*H + t, column < D ? c->name[column] : "sum", y, sample[N/20], sample[N/2], sample[N*19/20]);
                 }
-                exact[who] += crps(sample, N, y), total[who] += quantile_loss(sample, N, y);      // in this order: crps() sorts
-                if (!who) size += fabs(y);
-                if (!who) fprintf(csv, "%d,%.4f,%.4f,%.4f,%.4f\n", test + w*H + t, y, sample[N/20], sample[N/2], sample[N*19/20]);
             }
         }
         close_sampler(&s);

@@ -263,7 +263,7 @@ expect 1 'fewer than --length' ./bd3lm train --data "$dir/one-byte" --out "$dir/
 expect 1 'is there already' $train --steps 12 --out "$dir/whole"
 expect 1 'in the way' $train --out "$dir/text"
 for change in '--width 32' '--lr 1' '--block 6' '--vocab 30' '--dropout 0' '--seed 8' '--objective ar' '--charset text8'; do
-    expect 1 "trained with ${change% *} .*, not .*may change: steps data " ./bd3lm train --resume --steps 20 $change --out "$dir/whole"
+    expect 1 "trained with ${change% *} .*, not .*may change: steps data)" ./bd3lm train --resume --steps 20 $change --out "$dir/whole"
 done
 expect 0 '' ./bd3lm train --help
 says 'resume .*steps, data (its place), save-every, threads, naive, device may change'

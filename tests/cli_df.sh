@@ -155,7 +155,7 @@ for net in rnn transformer; do
     trained series_$net $series --net $net
     sampled series_$net series.csv --sampling-steps 4 --samples 20
     last_draws sample task windows steps samples crps_sum last_value seasonal_naive var1 crps_unnormalised var1_unnormalised $rows
-    table "$dir/series_$net/series.csv" t,truth,q05,q50,q95 3
+    table "$dir/series_$net/series.csv" t,column,truth,q05,q50,q95 9 2      # two columns and their sum
     expect 0 '' $df eval --out "$dir/series_$net" --sampling-steps 4 --samples 20
     promises eval task windows steps samples crps_sum last_value seasonal_naive var1 crps_unnormalised var1_unnormalised $rows
     expect 0 '' $df eval --out "$dir/series_$net" --samples 4 --draws 3 --elbo
@@ -206,6 +206,7 @@ done
 draws --out "$dir/cross" $quick --matrix pyramid --watch
 says '^ *1 .*[█▇] *| [-+][0-9.]* '
 says '^ *10 [ ▁]* *| '
+check "--watch shows the dry run" sh -c '! grep -qF "+0.00 +0.00 +0.00" "$1"' sh "$dir/stdout"
 check "--watch in a pipe writes terminal codes" sh -c '! grep -q "$(printf "\033")" "$1"' sh "$dir/stdout"
 expect 0 '' $df train $cross --steps 2 --precision bf16 --force --out "$dir/kind"
 says 'precision=bf16'
@@ -268,8 +269,8 @@ expect 1 'has done its 6 steps' $df train --resume --out "$dir/cross"
 expect 1 'has done its 6 steps' $df train --resume --steps 5 --out "$dir/cross"
 expect 1 'no checkpoint (./df train --task cross' $df train --resume --steps 5 --out "$dir/x"
 expect 1 'no checkpoint (./df train --task video' $df sample --task video --out "$dir/x"
-expect 1 'trained with --task cross, not video .*may change: steps ' $df train --resume --task video --steps 9 --out "$dir/cross"
-expect 1 'trained with --task cross, not maze2d .*may change: seed csv context ' $df eval --task maze2d --out "$dir/cross"
+expect 1 'trained with --task cross, not video .*may change: steps)' $df train --resume --task video --steps 9 --out "$dir/cross"
+expect 1 'trained with --task cross, not maze2d .*may change: seed csv context)' $df eval --task maze2d --out "$dir/cross"
 for change in '--width 16' '--noise full' '--levels 40' '--seed 8' '--ema 0.9'; do
     expect 1 "trained with ${change% *} .*, not ${change#* }" $df train --resume --steps 9 $change --out "$dir/cross"
 done
@@ -308,13 +309,14 @@ expect 1 '--context 3: of at most 2 frames' $df eval --out "$dir/video_rnn" $qui
 expect 1 '--chunk 5: a network that sees 5 frames makes at most 4' $df eval --out "$dir/video_1" $quick --chunk 5
 expect 1 '--chunk 6: a network that sees 5 frames makes at most' $df eval --out "$dir/video_rnn" $quick --chunk 6
 expect 1 '--context 6 leaves nothing to forecast' $df eval --out "$dir/series_rnn" --samples 20 --sampling-steps 4 --context 6
-expect 1 'shorter than a forecast of 57 steps' $df eval --out "$dir/series_rnn" --samples 20 --sampling-steps 4 --length 60
+expect 1 'its last 16 rows, the test part, are fewer than a forecast of 57' $df eval --out "$dir/series_rnn" --samples 20 --sampling-steps 4 --length 60
 expect 1 'need at least 20' $df eval --out "$dir/series_rnn" --samples 19 --sampling-steps 4
 expect 1 'a lag of 7 steps would show a forecast the truth (6 at most)' $df eval --out "$dir/series_rnn" --samples 20 --sampling-steps 4 --context 1 --length 9 --chunk 7
 expect 1 '--length 7, --chunk 1: more than a transformer of 6 tokens sees' $df eval --out "$dir/series_transformer" --samples 20 --sampling-steps 4 --length 7
 expect 1 '--length 6, --chunk 6: more than a transformer of 6 tokens sees' $df eval --out "$dir/series_transformer" --samples 20 --sampling-steps 4 --chunk 6
 sed 's/,[^,]*$//' "$dir/series.csv" >"$b/one.csv"
-expect 1 'has another shape' $df eval --out "$dir/series_rnn" --samples 20 --sampling-steps 4 --csv "$b/one.csv"
+expect 1 'one.csv has 1 columns to forecast, the network was trained on 2' $df eval --out "$dir/series_rnn" --samples 20 --sampling-steps 4 --csv "$b/one.csv"
+expect 1 'one.csv has 1 columns to forecast, the network was trained on 2' $df eval --out "$dir/series_transformer" --samples 20 --sampling-steps 4 --csv "$b/one.csv"
 
 # broken checkpoints. altered SED-SCRIPT: one in $dir/altered with other words in its header
 altered() { mkdir -p "$dir/altered"; LC_ALL=C sed "$1" "$dir/cross/df.safetensors" >"$dir/altered/df.safetensors"; }
