@@ -8,7 +8,7 @@
 //   7 checkpoint weights, average, moments and configuration in one safetensors file
 //   8 training   one optimiser step; the loop around it, its log, its directory
 // Letters: B batch, T positions of one sequence, C width, N = B*T rows, NH heads, HS head size, V vocabulary, G groups of modulation.
-// t is always a position. A gradient is called d + the name of its tensor and is added to.
+// t is always a position. A gradient is called d + the name of its tensor and is added to, unless a kernel says otherwise.
 #pragma once
 #include "io.h"
 #include "kernels.h"
@@ -314,7 +314,7 @@ static void begin_step(void) {
     host.at = 0, host.used = 0;
     tape.n = tape.leaves = n_recycled = 0;
     tape.spent = false;
-    hidden.size = 0;
+    hidden.data = NULL, hidden.size = 0;
 }
 
 // d loss / d everything that is wanted (PARAMS: added to the parameters' gradients; INPUTS: the gradients of leaf() tensors), where dout, on the host and
@@ -478,10 +478,10 @@ static void linear_back(const void *p) {
     linear_backward_weight(grad_of(l->weight), l->bias ? grad_of(l->bias) : NULL, d, l->x->data, N, C, OC, precision);
 }
 static Tensor *linear_into(Tensor *out, Tensor *x, Tensor *weight, Tensor *bias, Activation act) {
-    bool kept = act != LINEAR_ONLY && !tape.off, itself = act == RELU && out->data != hidden.data;  // the slope of ReLU shows in its value
-    real *pre = kept && !itself ? arena_take(&per_step, count(out) * sizeof(real)) : NULL;
+    bool kept = act != LINEAR_ONLY && !tape.off, by_value = act == RELU && out->data != hidden.data;      // the slope of ReLU shows in its value, if that stays
+    real *pre = kept && !by_value ? arena_take(&per_step, count(out) * sizeof(real)) : NULL;
     linear_forward(out->data, pre, x->data, weight->data, bias ? bias->data : NULL, rows(x), x->C, weight->T, act, precision);
-    if (kept && itself) pre = out->data;
+    if (kept && by_value) pre = out->data;
     RECORD(Linear, linear_back, out, x, weight, bias, pre, act);
     return out;
 }
@@ -572,7 +572,7 @@ static Rope rope_create(int P, int HS, double base) {
     return r;
 }
 
-// Turns the first `heads` heads of x in place (so x must have no other reader before this); position (N) on the device -> x
+// Turns the first `heads` heads of x in place (so nobody may have read x before this, and its own backward does not); position (N) on the device -> x
 typedef struct { Tensor *x; Rope r; const int *position; int heads; } RopeArgs;
 static void rope_back(const void *p) {
     const RopeArgs *a = p;
@@ -640,7 +640,7 @@ static Tensor *gather_rows(Tensor *x, const int *row, int N) {
     return out;
 }
 
-// act(x + y), of one shape. With an activation y itself becomes the sum, so that it must have no other reader.
+// act(x + y), of one shape. With an activation y itself becomes the sum: nobody else may read it, nor its own backward (attention's and ReLU's do).
 typedef struct { Tensor *out, *x, *y; Activation act; } Sum;
 static void sum_back(const void *p) {
     const Sum *s = p;

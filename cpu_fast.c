@@ -86,8 +86,8 @@ static inline vec vexp(vec x) {
 // GELU(x) = x/2 (1 + tanh u) = x sig(2u), u = sqrt(2/pi) (x + 0.044715 x^3);   SiLU(x) = x sig(x)
 static inline vec sigmoid(vec x) { return 1.0f / (1.0f + vexp(-x)); }
 static inline vec gelu_2u(vec x) { return 1.5957691216057308f * (x + 0.044715f * x*x*x); }
-// The normal distribution Phi(x) and its density phi(x): 1 - Phi(|x|) = phi(x) (b1 t + .. + b5 t^5), t = 1/(1 + 0.2316419 |x|), right to 7.5e-8
-// (Abramowitz & Stegun 1964, 26.2.17)
+// The normal distribution Phi(x) and its density phi(x): 1 - Phi(|x|) = phi(x) (b1 t + .. + b5 t^5), t = 1/(1 + 0.2316419 |x|), right to 7.5e-8, here to 3e-7;
+// digits of the left tail are lost (Abramowitz & Stegun 1964, 26.2.17)
 static inline vec normal_cdf(vec x, vec *density) {
     vec t = 1.0f / (1.0f + 0.2316419f * choose(x < 0.0f, -x, x)), p = t * 1.330274429f - 1.821255978f;
     p = p*t + 1.781477937f;
@@ -460,10 +460,14 @@ static void multiply_part(int M, int N, int K, const float *A, size_t ai, size_t
 // Each thread computes one of down x across parts of C and packs what it needs for itself: what another core has packed is slow to read.
 static void multiply(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
                      const Epilogue *e, Precision how) {
-    int threads = (double)M * N * K > 1e6 ? omp_get_max_threads() : 1, across = 1;
-    for (int n = 2; n <= threads; n++)                   // the cut that packs least: A is packed `across` times, B `down` times
-        if (threads % n == 0 && (double)n*M + (double)threads/n*N < (double)across*M + (double)threads/across*N) across = n;
-    int down = threads / across, rows = round_up((M + down - 1) / down, 32), columns = round_up((N + across - 1) / across, max(32, NR));     // whole tiles
+    int threads = (double)M * N * K > 1e6 ? omp_get_max_threads() : 1, rows = M, columns = N, across = 1;
+    double least = INFINITY, least_packed = INFINITY;
+    for (int n = 1; n <= threads; n++) {
+        if (threads % n) continue;
+        int down = threads / n, r = round_up((M + down - 1) / down, 32), c = round_up((N + n - 1) / n, max(32, NR));       // whole tiles of the matrix unit
+        double part = (double)min(r, M) * min(c, N), packed = (double)n * M + (double)down * N;        // A is packed n times, B `down` times
+        if (part < least || (part == least && packed < least_packed)) least = part, least_packed = packed, rows = r, columns = c, across = n;
+    }
     #pragma omp parallel for if (threads > 1)
     for (int part = 0; part < threads; part++) {
         int i = part / across * rows, j = part % across * columns, m = min(rows, M - i), n = min(columns, N - j);

@@ -101,7 +101,7 @@ void linear_forward_cpu(real *out, real *pre, const real *inp, const real *weigh
     }
 }
 
-// fwd: pre = inp W^T + b      bwd: dinp += dpre W
+// fwd: pre = inp W^T + b      bwd: dinp [+]= dpre W
 void linear_backward_inp_cpu(real *dinp, const real *dpre, const real *weight, int N, int C, int OC, bool add, Precision how) {
     #pragma omp parallel for
     for (int n = 0; n < N; n++) {

@@ -415,15 +415,15 @@ static Tensor *rnn_run(Net *net, Input in, State *state) {
     return apply(reshape(concat(predicted, used), B, predicted, c.Z), net->x_from_z, LINEAR_ONLY);
 }
 
-// Every token on its own, from the state that state->after says was before it: other values of x_t after the same past. *left (B,T,Z): the states after them
-static Tensor *rnn_apart(Net *net, Input in, const State *state, Tensor **left) {
+// Every token on its own, from the state that state->after says was before it: other values of x_t after the same past. *after_all (B,T,Z): the states after them
+static Tensor *rnn_apart(Net *net, Input in, const State *state, Tensor **after_all) {
     NetConfig c = net->c;
     int B = in.x->B, T = in.x->T;
     Tensor *e, *g, **z = HOST(Tensor *, T);
     for (int t = 0; t < T; t++) z[t] = t ? state->after[t - 1] : state->z;
     rnn_embed(net, in, &e, &g);
     Tensor *after = rnn_step(net, reshape(concat(T, z), B*T, 1, c.Z), reshape(in.x, B*T, 1, c.C), reshape(e, B*T, 1, c.N), g ? reshape(g, B*T, 1, c.N) : NULL);
-    *left = reshape(after, B, T, c.Z);
+    *after_all = reshape(after, B, T, c.Z);
     return reshape(apply(after, net->x_from_z, LINEAR_ONLY), B, T, c.C);
 }
 
@@ -659,7 +659,7 @@ typedef struct Sampler {
     real *x, *cond, *z;         // (B,T,C), (B,T,E), and z (T+1,B,Z): the state before each token
     real *noise;                // (B,T,C) of stabilisation: drawn once, so that a clean token always looks alike
     real *fresh;                // (B,T,C): where draw() puts what it draws
-    bool *due;                  // (T), or NULL: along a diagonal, see diagonal(): tokens whose state a later one of their row needs
+    bool *due;                  // (T), or NULL: along a diagonal, see diagonal(): tokens up to the last that moves in their row, asked about unless seen
     int *row;                   // (T): rows of the schedule that token t has gone through, in its chunk
     int *seen;                  // (T): the label under which the network has seen token t with its present values and past (z, keys and values still hold); else UNSEEN
     int lo, hi;                 // the window
@@ -718,9 +718,9 @@ static void guide_gradient(Sampler *s, Tensor *x0, Input in, State *state, int f
     Rows r = rows_create(N);
     for (int i = 0; i < N; i++) noising(&r.a[i], &r.b[i], alpha_bar(s->s, label[i]));
     for (int j = 1; j < drawn; j++) {
-        Tensor *eps, *left, *fresh = some_tokens(s, s->how.draw(s), first, n, C, "future noise");
+        Tensor *eps, *unused, *fresh = some_tokens(s, s->how.draw(s), first, n, C, "future noise");
         in.x = mix(future[j - 1], r.a, fresh, r.b, NULL, NULL);
-        split(&future[j], &eps, in.x, rnn_apart(s->net, in, state, &left), label, s->how.objective, s->s);
+        split(&future[j], &eps, in.x, rnn_apart(s->net, in, state, &unused), label, s->how.objective, s->s);
     }
     all = drawn > 1 ? concat(drawn, future) : x0;                       // (B,n, drawn * C)
     real *values = HOST(real, size), *d = HOST(real, size), *sum = HOST(real, size * (size_t)drawn);
@@ -775,7 +775,7 @@ static void sample_row(Sampler *s, int lo, int hi, const int *from, const int *t
     if (s->due) state.after = HOST(Tensor *, n);
     for (int t = 1; s->due && t < n; t++) state.after[t - 1] = on_device(s->z + (size_t)(first + t) * states, B, 1, c.Z, "z");
     Input in = {.x = shown, .cond = some_tokens(s, s->cond, first, n, c.E, "condition"), .k = said, .first = first - lo};
-    Tensor *left = NULL, *prediction = s->due ? rnn_apart(s->net, in, &state, &left) : s->net->run(s->net, in, &state);
+    Tensor *after_all = NULL, *prediction = s->due ? rnn_apart(s->net, in, &state, &after_all) : s->net->run(s->net, in, &state);
     split(&x0, &eps, shown, prediction, label, s->how.objective, s->s);
 
     // pass 2: the step, with guidance
@@ -802,22 +802,22 @@ static void sample_row(Sampler *s, int lo, int hi, const int *from, const int *t
         int t = first + i % n;
         if (k[i] == next[i]) continue;
         for (int j = 0; j < c.C; j++)
-            if (!isfinite(values[i*c.C + j])) die("row %ld of the schedule: token %d of sequence %d is not finite%s", s->rows, t, i / n, guided ? " (try a smaller --guidance)" : "");
+            if (!isfinite(values[i*c.C + j])) die("row %ld of the schedule: token %d of sequence %d is not finite%s", s->due ? (long)s->row[t] : s->rows, t, i / n, guided ? " (try a smaller --guidance)" : "");
         memcpy(s->x + ((size_t)(i / n) * (size_t)s->T + (size_t)t) * (size_t)c.C, values + (size_t)i * (size_t)c.C, (size_t)c.C * sizeof(real));
     }
     for (int t = first; t < s->T; t++) s->seen[t] = t > last || from[t - lo] != to[t - lo] || (s->due && t > first) ? UNSEEN : shown_as[t - lo];
-    for (int t = 0; c.recurrent && !left && t < n; t++) download(s->z + (size_t)(first + t + 1) * states, state.after[t]->data, states * sizeof(real));
-    if (left) {
+    for (int t = 0; c.recurrent && !s->due && t < n; t++) download(s->z + (size_t)(first + t + 1) * states, state.after[t]->data, states * sizeof(real));
+    if (s->due) {
         real *z = HOST(real, (size_t)n * states);
-        download(z, left->data, (size_t)n * states * sizeof(real));
+        download(z, after_all->data, (size_t)n * states * sizeof(real));
         for (int i = 0; i < N; i++) memcpy(s->z + (size_t)(first + i % n + 1) * states + (size_t)(i / n) * Z, z + (size_t)i * Z, Z * sizeof(real));
     }
     if (s->how.watch) s->how.watch(s, from, to);
 }
 
 // A recurrent network waits in row m for the state before token t, and for what row m - 1 made of it: (m, t) needs (m, t-1) and (m-1, t). So all tokens of a
-// diagonal m + t can be asked about at once, in products with many more rows. The numbers are those of sample_row() row by row; what has to see or to draw
-// something in every row goes by rows.
+// diagonal m + t can be asked about at once, in products with many more rows. The numbers are those of row by row but for the order of sums;
+// what has to see or to draw something in every row goes by rows.
 static bool diagonal(const Sampler *s) {
     return s->net->c.recurrent && !s->how.guide && s->how.eta == 0 && !s->how.ddpm && !s->how.all && (!s->how.watch || s->how.any_order);
 }
@@ -835,25 +835,28 @@ static void rehearse(Net *net, const Schedule *s, Sampling how, int B, int n) {
 }
 
 // Denoises tokens first..first+n-1 along the matrix; those of the window before them are clean, those behind them, up to hi, stay pure noise.
-// By diagonals token first + i goes through row m in pass m + i. The first row goes as a row: it looks at those before them too.
+// By diagonals token first + i goes through row m in pass m + i. The first row goes as a row: it looks at those before them too, if anything moves in it.
 static void sample_chunk(Sampler *s, int lo, int first, int n, int hi) {
-    int rows = s->how.matrix_rows(s->how.matrix, n, s->how.S, s->how.u) - 1, late = diagonal(s) && n > 1, *from = NEW(int, hi - lo), *to = NEW(int, hi - lo);
-    int *last = NEW(int, rows), passes = late ? rows + n - 1 : rows;
-    long before = s->rows, naive = s->naive;
-    bool *due = NEW(bool, s->T);
     #define ENTRY(m, i) s->how.matrix_entry(s->how.matrix, m, i, n, s->how.S, s->how.u)
-    for (int m = 0; m < rows; m++) for (int i = 0; i < n; i++) if (ENTRY(m, i) != ENTRY(m + 1, i)) last[m] = i;     // the last that moves
+    int rows = s->how.matrix_rows(s->how.matrix, n, s->how.S, s->how.u) - 1, *from = NEW(int, hi - lo), *to = NEW(int, hi - lo);
+    bool *due = NEW(bool, s->T), begins = false;
+    for (int i = 0; i < n; i++) begins = begins || ENTRY(0, i) != ENTRY(1, i);
+    bool diagonals = diagonal(s) && n > 1 && begins;
+    int passes = diagonals ? rows + n - 1 : rows, *last = NEW(int, diagonals ? rows : 0);
+    long before = s->rows, naive = s->naive;
+    for (int m = 0; diagonals && m < rows; m++) for (int i = 0; i < n; i++) if (ENTRY(m, i) != ENTRY(m + 1, i)) last[m] = i;      // the last that moves
     for (int pass = 0; pass < passes; pass++) {
-        int done = late && pass;                        // rows that all tokens have behind them
+        int least = diagonals && pass;                  // the row that tokens wait in until it is their turn
         for (int t = lo; t < hi; t++) {
-            int i = t - first, m = done ? pass - i : pass, inside = i >= 0 && i < n && m >= done && m < rows;
-            from[t - lo] = i < 0 ? 0 : i >= n ? s->how.S : ENTRY(m < done ? done : m > rows ? rows : m, i);
+            int i = t - first, m = least ? pass - i : pass, inside = i >= 0 && i < n && m >= least && m < rows;
+            from[t - lo] = i < 0 ? 0 : i >= n ? s->how.S : ENTRY(m < least ? least : m > rows ? rows : m, i);
             to[t - lo] = inside ? ENTRY(m + 1, i) : from[t - lo];
-            due[t] = inside && i <= last[m], s->row[t] = inside ? m + 1 : m < done ? done : rows;
+            due[t] = inside && least && i <= last[m], s->row[t] = inside ? m + 1 : m < least ? least : rows;
         }
-        s->due = done ? due : NULL;
+        s->due = least ? due : NULL;
         sample_row(s, lo, hi, from, to);
     }
+    #undef ENTRY
     s->due = NULL, s->rows = before + rows, s->naive = naive + (long)rows * s->B * (hi - lo);
     free(from), free(to), free(last), free(due);
 }

@@ -318,7 +318,8 @@ static void keep_stage(Sampler *s, const int *from, const int *to) {
     int H = opt.length ? opt.length : opt.tokens, rows = s->how.matrix_rows(s->how.matrix, H, s->how.S, s->how.u) - 1;
     if (opt.watch) watch_row(s, from, to);
     for (int stage = 1; stage < stages.stages; stage++) for (int t = 0; t < H; t++) {
-        if (s->row[ahead + t] != stage * rows / (stages.stages - 1)) continue;
+        int row = stage * rows / (stages.stages - 1);
+        if (s->row[ahead + t] != (row > 1 ? row : 1)) continue;         // of few rows one may be several stages
         for (int b = 0; b < s->B; b++) for (int i = t*fs; i < (t + 1)*fs; i++) for (int j = 0; j < 2; j++)
             stages.x[(((size_t)stage * (size_t)s->B + (size_t)b) * (size_t)(H*fs) + (size_t)i)*2 + (size_t)j] =
                 (double)s->x[((size_t)b*(size_t)s->T + (size_t)ahead)*(size_t)C + (size_t)(i*ch + j)] * data.scaling.std[j] + data.scaling.mean[j];

@@ -221,9 +221,10 @@ static void parity_linear_forward(void) {
         #undef A
         drop_arrays();
     }
-    enum { N = 500, C = 1601, OC = 37 };                // more than one panel in every direction
-    for (Precision how = FP32; how <= LAST_PRECISION; how++) {
-        Array *out = array(N*OC), *pre = array(N*OC), *inp = array(N*C), *weight = array(OC*C), *bias = array(OC);
+    static const int panels[][3] = {{500, 1601, 37}, {3100, 7, 33}, {33, 7, 4200}};       // more than one panel in each direction: C, N, OC
+    for (int i = 0; i < 3; i++) for (Precision how = FP32; how <= LAST_PRECISION; how++) {
+        int N = panels[i][0], C = panels[i][1], OC = panels[i][2];
+        Array *out = array((size_t)(N*OC)), *pre = array((size_t)(N*OC)), *inp = array((size_t)(N*C)), *weight = array((size_t)(OC*C)), *bias = array((size_t)OC);
         #define A(p) (out->p, pre->p, inp->p, weight->p, bias->p, N, C, OC, GELU, how)
         CASE_F(linear_forward, 4e-6);                // the plain bodies sum in one chain
         #undef A
