@@ -461,12 +461,12 @@ static void multiply_part(int M, int N, int K, const float *A, size_t ai, size_t
 static void multiply(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
                      const Epilogue *e, Precision how) {
     int threads = (double)M * N * K > 1e6 ? omp_get_max_threads() : 1, rows = M, columns = N, across = 1;
-    double least = INFINITY, least_packed = INFINITY;
+    double least = INFINITY;                            // of what the largest part costs; to pack a number costs about as much as 64 products
     for (int n = 1; n <= threads; n++) {
         if (threads % n) continue;
         int down = threads / n, r = round_up((M + down - 1) / down, 32), c = round_up((N + n - 1) / n, max(32, NR));       // whole tiles of the matrix unit
-        double part = (double)min(r, M) * min(c, N), packed = (double)n * M + (double)down * N;        // A is packed n times, B `down` times
-        if (part < least || (part == least && packed < least_packed)) least = part, least_packed = packed, rows = r, columns = c, across = n;
+        double high = min(r, M), wide = min(c, N), cost = high*wide + 64 * (high + wide);
+        if (cost < least) least = cost, rows = r, columns = c, across = n;
     }
     #pragma omp parallel for if (threads > 1)
     for (int part = 0; part < threads; part++) {
