@@ -337,6 +337,7 @@ static Tensor *forward(Net *net, Input in, const int *row, int N) {
         Tensor *mod = c.adaln ? modulation(net, cond, y->ada, y->ada_bias, l) : NULL;          // shift, scale, gate; twice
         Modulation attn = {mod, NULL, 0, C, 2*C}, mlp = {mod, NULL, 3*C, 4*C, 5*C};
         bool last = l == c.NL - 1;
+        size_t mark = per_step.used;
 
         Tensor *h = norm_modulate(x, y->norm1, attn, c.eps), *q = NULL, *kv;   // queries are the first C columns of q; keys and values the last 2C of kv
         if (!last) q = kv = rope(linear(h, y->attn_qkv, NULL, LINEAR_ONLY), net->rope, at, 2*c.NH);
@@ -356,6 +357,7 @@ static Tensor *forward(Net *net, Input in, const int *row, int N) {
         h = linear_hidden(norm_modulate(x, y->norm2, mlp, c.eps), y->mlp0, y->mlp0_bias, GELU);
         net->drop.stream++;
         x = gated_residual(x, linear(h, y->mlp2, y->mlp2_bias, LINEAR_ONLY), mlp, net->drop);
+        if (!last) x = keep(x, mark);
     }
     Modulation out = {c.adaln ? modulation(net, cond, net->ada, net->ada_bias, c.NL) : NULL, NULL, 0, C, 0};
     net->mods_known = net->mods && !dry && tape.off;

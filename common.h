@@ -501,6 +501,19 @@ static Tensor *linear_hidden(Tensor *x, Tensor *weight, Tensor *bias, Activation
     return out;
 }
 
+// Without a tape nothing but x is needed of all that has been made since `mark` (per_step.used): x moves there, and the rest is free for the next layer,
+// which then works in memory that is in the caches already.
+static Tensor *keep(Tensor *x, size_t mark) {
+    if (!tape.off) return x;
+    size_t bytes = count(x) * sizeof(real);
+    per_step.used = mark;
+    real *to = arena_take(&per_step, bytes);
+    if ((uintptr_t)x->data < (uintptr_t)to + bytes) die("internal error: %s cannot move over itself", x->name);
+    copy_columns(to, x->data, rows(x), x->C, x->C, x->C);
+    x->data = to, hidden.data = NULL, hidden.size = 0;
+    return x;
+}
+
 // Rows first..first+n-1 of a weight as a weight of its own
 static Tensor *weight_rows(const Tensor *weight, int first, int n) {
     Tensor *part = HOST(Tensor, 1);

@@ -371,7 +371,8 @@ static Tensor *block_forward(Tensor *v, const Block *b) {
     return sum(b->has_shortcut ? apply(v, b->shortcut, LINEAR_ONLY) : v, h, GELU_EXACT);
 }
 static Tensor *mlp_forward(Tensor *u, const Block *b, Dense last, int M, bool block_alone) {
-    for (int i = 0; i < M - 1; i++) u = block_forward(u, &b[i]);
+    size_t mark = per_step.used;
+    for (int i = 0; i < M - 1; i++) u = keep(block_forward(u, &b[i]), mark);
     return M == 1 && block_alone ? block_forward(u, &b[0]) : apply(u, last, LINEAR_ONLY);
 }
 // The state before the first token of what is known of it: first (B,1,n), or zeros
@@ -486,6 +487,7 @@ static Tensor *transformer_run(Net *net, Input in, State *state) {
     if (net->patch) h = sum(h, embedding(net->patch, to_device(place, bytes), B, S), LINEAR_ONLY);
     for (int l = 0; l < c.NL; l++) {
         Layer *y = &net->layer[l];
+        size_t mark = per_step.used;
         Tensor *qkv = apply(h, y->in_proj, LINEAR_ONLY), *kv = qkv;
         if (state->cached) {
             real *cache = net->cache + (size_t)l * (size_t)net->cache_B * (size_t)slots * 2*(size_t)d;
@@ -495,7 +497,7 @@ static Tensor *transformer_run(Net *net, Input in, State *state) {
         Tensor *a = apply(attention(qkv, kv, kv->C - 2*d, span, B, c.NH), y->out_proj, LINEAR_ONLY);
         h = norm_modulate(sum(h, a, LINEAR_ONLY), y->norm1.weight, (Modulation){y->norm1.bias, NULL, 0, -1, -1}, 1e-5);
         a = apply(apply(h, y->linear1, RELU), y->linear2, LINEAR_ONLY);
-        h = norm_modulate(sum(h, a, LINEAR_ONLY), y->norm2.weight, (Modulation){y->norm2.bias, NULL, 0, -1, -1}, 1e-5);
+        h = keep(norm_modulate(sum(h, a, LINEAR_ONLY), y->norm2.weight, (Modulation){y->norm2.bias, NULL, 0, -1, -1}, 1e-5), mark);
     }
     Tensor *prediction = reshape(apply(h, net->out, LINEAR_ONLY), B, T, c.C);
     return in.doubled ? reshape(columns_of(reshape(prediction, B, 1, T * c.C), 0, T/2 * c.C), B, T/2, c.C) : prediction;

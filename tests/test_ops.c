@@ -275,6 +275,21 @@ static void test_tape(void) {
     size_t used[3];
     for (int i = 0; i < 3; i++) { begin_step(); backward(reused(), PARAMS); used[i] = per_step.used; }
     CHECK(used[0] == used[1] && used[1] == used[2] && used[2] <= per_step.size, "%zu %zu %zu of %zu", used[0], used[1], used[2], per_step.size);
+
+    // keep(): with a tape nothing happens; without one the numbers move to the mark, and only they are held
+    for (int off = 0; off < 2; off++) {
+        begin_step();
+        tape.off = off;
+        size_t mark = per_step.used, later;
+        y = reused_of(in[0]);
+        real *was = y->data, before[64], after[64];
+        download(before, was, count(y) * sizeof(real)), later = per_step.used;
+        y = keep(y, mark);
+        download(after, y->data, count(y) * sizeof(real));
+        CHECK(!memcmp(before, after, count(y) * sizeof(real)), "keep() changes numbers");
+        CHECK(off ? per_step.used == mark + (count(y) * sizeof(real) + 63) / 64 * 64 && y->data != was : per_step.used == later && y->data == was, "keep(), tape.off %d: %zu to %zu bytes", off, later, per_step.used);
+        tape.off = false;
+    }
 }
 
 // ---- optimiser against its definition -------------------------------------------------------------------------------------------
