@@ -163,9 +163,11 @@ void norm_modulate_forward_cpu(real *out, real *mean, real *rstd, const real *x,
         rstd[n] = r;
         int g = group_of(group, n);
         const real *shift_g = shift && g >= 0 ? shift + (size_t)g*ld : NULL, *scale_g = scale && g >= 0 ? scale + (size_t)g*ld : NULL;
-        for (int c = 0; c < C; c++) out_n[c] = (x_n[c] - m) * r * weight[c];         // three loops without a question in them: they become vectors
-        if (scale_g) for (int c = 0; c < C; c++) out_n[c] *= 1 + scale_g[c];
-        if (shift_g) for (int c = 0; c < C; c++) out_n[c] += shift_g[c];
+        // loops without a question in them become vectors
+        if (scale_g && shift_g) for (int c = 0; c < C; c++) out_n[c] = (x_n[c] - m) * r * weight[c] * (1 + scale_g[c]) + shift_g[c];
+        else if (scale_g) for (int c = 0; c < C; c++) out_n[c] = (x_n[c] - m) * r * weight[c] * (1 + scale_g[c]);
+        else if (shift_g) for (int c = 0; c < C; c++) out_n[c] = (x_n[c] - m) * r * weight[c] + shift_g[c];
+        else for (int c = 0; c < C; c++) out_n[c] = (x_n[c] - m) * r * weight[c];
     }
 }
 
