@@ -7,12 +7,12 @@ CC     = gcc
 BUILD  = build
 ARCH   = $(if $(call accepts,-march=native),-march=native)
 CFLAGS = -std=gnu11 -O3 -Wall -Wextra -fno-math-errno $(ARCH) $(OPENMP)
-LDLIBS = -lm
 
 # yes if the compiler takes these flags and links
 accepts = $(shell echo 'int main(void){return 0;}' | $(CC) $(1) -x c - -o /dev/null 2>/dev/null && echo yes)
 OMP     ?= $(if $(call accepts,-fopenmp -include omp.h),1,0)
 OPENMP   = $(if $(filter 1,$(OMP)),-fopenmp,-fopenmp-simd -Wno-unknown-pragmas)
+LDLIBS  := -lm $(if $(call accepts,-lz),-lz)
 
 # a C++ compiler of the same make: for nvcc, and for cuda_kernels.cu on the CPU, see tests/cuda_emu.h
 CXX = $(if $(findstring clang,$(CC)),clang++,g++)
@@ -59,7 +59,7 @@ $(BUILD)/%.o: %.c kernels.h $(BUILD)/flags
 # these change whenever the compiler, a flag or (for the programs, which all builds share) BUILD changes, and then everything is built again
 $(BUILD)/flags build/program-flags: FORCE
 	@mkdir -p $(@D)
-	@echo '$(CC) $(CFLAGS) $(BUILD) $(NVCC) $(CUDA_ARCH)' | cmp -s - $@ || echo '$(CC) $(CFLAGS) $(BUILD) $(NVCC) $(CUDA_ARCH)' > $@
+	@echo '$(CC) $(CFLAGS) $(LDLIBS) $(BUILD) $(NVCC) $(CUDA_ARCH)' | cmp -s - $@ || echo '$(CC) $(CFLAGS) $(LDLIBS) $(BUILD) $(NVCC) $(CUDA_ARCH)' > $@
 FORCE:
 
 # ---- data and demo ------------------------------------------------------------------------------------------------------------
