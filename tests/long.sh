@@ -51,11 +51,13 @@ mkdir -p $dir/scratch
 export OMP_NUM_THREADS=2
 golden=$(sh tests/supported.sh tests/golden/bd3lm)
 gcc $san -Dreal=double -fPIC -shared cpu_kernels.c -o $dir/cpu64.so -lm
-build_and_run() { bin=$dir/$1 src=$2 kernels=$3; shift 3; gcc $san $src $kernels -o $bin -lm -ldl && $bin "$@"; }
+zlib=$(echo 'int main(void){return 0;}' | gcc -lz -x c - -o /dev/null 2>/dev/null && echo -lz)
+build_and_run() { bin=$dir/$1 src=$2 kernels=$3; shift 3; gcc $san $src $kernels -o $bin -lm -ldl $zlib && $bin "$@"; }
 part "sanitized: test_common" build_and_run test_common tests/test_common.c "cpu_kernels.c cpu_fast.c" $dir/scratch
 part "sanitized: test_ops" build_and_run test_ops "-Dreal=double tests/test_ops.c" cpu_kernels.c
 part "sanitized: test_bd3lm, float" build_and_run test_bd3lm tests/test_bd3lm.c "cpu_kernels.c cpu_fast.c"
 part "sanitized: test_df, float" build_and_run test_df tests/test_df.c "cpu_kernels.c cpu_fast.c"
+part "sanitized: test_images" build_and_run test_images tests/test_images.c "cpu_kernels.c cpu_fast.c" $dir/scratch
 part "sanitized: test_maze" build_and_run test_maze tests/test_maze.c "cpu_kernels.c cpu_fast.c" $dir/scratch
 part "sanitized: check" build_and_run bd3lm bd3lm.c "cpu_kernels.c cpu_fast.c" check $golden
 part "sanitized: df check" build_and_run df df.c "cpu_kernels.c cpu_fast.c" check $(sh tests/supported.sh tests/golden/df)

@@ -13,6 +13,7 @@ part $build/parity $build/cpu64.so
 part $build/parity_amx $build/cpu64.so
 part $build/test_common "$scratch"
 part $build/test_series
+part $build/test_images "$scratch"
 part $build/test_maze "$scratch"
 part $build/test_video "$scratch"
 part $build/test_ops
