@@ -339,7 +339,7 @@ static Tensor *forward(Net *net, Input in, const int *row, int N) {
         bool last = l == c.NL - 1;
         size_t mark = per_step.used;
 
-        Tensor *h = norm_modulate(x, y->norm1, attn, c.eps), *q = NULL, *kv;   // queries are the first C columns of q; keys and values the last 2C of kv
+        Tensor *h = norm_modulate(x, y->norm1, attn, LAYER, c.eps), *q = NULL, *kv;   // queries are the first C columns of q; keys and values the last 2C of kv
         if (!last) q = kv = rope(linear(h, y->attn_qkv, NULL, LINEAR_ONLY), net->rope, at, 2*c.NH);
         else kv = rope(linear(h, weight_rows(y->attn_qkv, C, 2*C), NULL, LINEAR_ONLY), net->rope, at, c.NH);
         real *cache = net->cache ? net->cache + (size_t)l * (size_t)net->cache_B * (size_t)net->W * 2*(size_t)C : NULL;
@@ -354,14 +354,14 @@ static Tensor *forward(Net *net, Input in, const int *row, int N) {
         net->drop.stream++;
         x = gated_residual(x, linear(a, y->attn_out, NULL, LINEAR_ONLY), attn, net->drop);
 
-        h = linear_hidden(norm_modulate(x, y->norm2, mlp, c.eps), y->mlp0, y->mlp0_bias, GELU);
+        h = linear_hidden(norm_modulate(x, y->norm2, mlp, LAYER, c.eps), y->mlp0, y->mlp0_bias, GELU);
         net->drop.stream++;
         x = gated_residual(x, linear(h, y->mlp2, y->mlp2_bias, LINEAR_ONLY), mlp, net->drop);
         if (!last) x = keep(x, mark);
     }
     Modulation out = {c.adaln ? modulation(net, cond, net->ada, net->ada_bias, c.NL) : NULL, NULL, 0, C, 0};
     net->mods_known = net->mods && !dry && tape.off;
-    return linear(norm_modulate(x, net->norm_final, out, c.eps), net->linear, net->linear_bias, LINEAR_ONLY);
+    return linear(norm_modulate(x, net->norm_final, out, LAYER, c.eps), net->linear, net->linear_bias, LINEAR_ONLY);
 }
 
 // ---- 5. loss ------------------------------------------------------------------------------------------------------------------

@@ -545,7 +545,8 @@ static Tensor *gru(Tensor *gi, Tensor *gh, Tensor *h) {
     return out;
 }
 
-// LN(x; weight) (1 + scale) + shift -> (B,T,C)
+// LN(x; weight) (1 + scale) + shift, or RMSNorm in the place of LN -> (B,T,C)
+typedef enum { LAYER, RMS } NormKind;
 typedef struct { Tensor *out, *x, *weight; Modulation m; real *mean, *rstd; } Norm;
 static void norm_modulate_back(const void *p) {
     const Norm *n = p;
@@ -553,9 +554,10 @@ static void norm_modulate_back(const void *p) {
                            n->out->grad, n->x->data, n->mean, n->rstd, n->weight->data, mod_data(n->m, n->m.scale), n->m.group,
                            rows(n->x), n->x->C, n->m.mod ? n->m.mod->T : 0, n->m.mod ? n->m.mod->C : 0);
 }
-static Tensor *norm_modulate(Tensor *x, Tensor *weight, Modulation m, double eps) {
+static Tensor *norm_modulate(Tensor *x, Tensor *weight, Modulation m, NormKind kind, double eps) {
     Tensor *out = activation(x->B, x->T, x->C, weight->name);
-    real *mean = arena_take(&per_step, (size_t)rows(x) * sizeof(real)), *rstd = arena_take(&per_step, (size_t)rows(x) * sizeof(real));
+    size_t bytes = (size_t)rows(x) * sizeof(real);
+    real *mean = kind == LAYER ? arena_take(&per_step, bytes) : NULL, *rstd = arena_take(&per_step, bytes);
     norm_modulate_forward(out->data, mean, rstd, x->data, weight->data, mod_data(m, m.shift), mod_data(m, m.scale), m.group, eps,
                           rows(x), x->C, m.mod ? m.mod->C : 0);
     RECORD(Norm, norm_modulate_back, out, x, weight, m, mean, rstd);

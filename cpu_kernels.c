@@ -143,9 +143,9 @@ void activation_backward_cpu(real *d, const real *pre, size_t n, Activation a) {
     for (size_t i = 0; i < n; i++) d[i] *= act_derivative(pre[i], a);
 }
 
-// ---- LayerNorm and modulation -------------------------------------------------------------------------------------------------
+// ---- LayerNorm, RMSNorm and modulation ----------------------------------------------------------------------------------------
 
-// fwd: xhat = (x - mean) rstd;  y = xhat w;  out = y (1 + scale) + shift
+// fwd: xhat = (x - mean) rstd;  y = xhat w;  out = y (1 + scale) + shift.      Without `mean`: RMSNorm, which takes 0 in its place
 void norm_modulate_forward_cpu(real *out, real *mean, real *rstd, const real *x, const real *weight, const real *shift, const real *scale, const int *group,
                                double eps, int N, int C, int ld) {
     #pragma omp parallel for if ((double)N * C > 20000)
@@ -153,13 +153,14 @@ void norm_modulate_forward_cpu(real *out, real *mean, real *rstd, const real *x,
         const real *x_n = x + (size_t)n*C;
         real *out_n = out + (size_t)n*C;
         real sum = 0, var = 0;
+        int summed = mean ? C : 0;
         #pragma omp simd reduction(+:sum)
-        for (int c = 0; c < C; c++) sum += x_n[c];
+        for (int c = 0; c < summed; c++) sum += x_n[c];
         real m = sum / C;
         #pragma omp simd reduction(+:var)
         for (int c = 0; c < C; c++) var += (x_n[c] - m) * (x_n[c] - m);
         real r = (real)(1 / sqrt((double)var / C + eps));
-        mean[n] = m;
+        if (mean) mean[n] = m;
         rstd[n] = r;
         int g = group_of(group, n);
         const real *shift_g = shift && g >= 0 ? shift + (size_t)g*ld : NULL, *scale_g = scale && g >= 0 ? scale + (size_t)g*ld : NULL;
@@ -172,7 +173,7 @@ void norm_modulate_forward_cpu(real *out, real *mean, real *rstd, const real *x,
 }
 
 // bwd: dshift += dout;  dscale += dout y;  dy = dout (1 + scale);  dw += dy xhat;  dxhat = dy w;
-//      dx += rstd (dxhat - mean_c(dxhat) - xhat mean_c(dxhat xhat))
+//      dx += rstd (dxhat - mean_c(dxhat) - xhat mean_c(dxhat xhat)).      RMSNorm: without mean_c(dxhat)
 void norm_modulate_backward_cpu(real *dx, real *dweight, real *dshift, real *dscale, const real *dout, const real *x, const real *mean, const real *rstd,
                                 const real *weight, const real *scale, const int *group, int N, int C, int G, int ld) {
     (void)G;                                    // groups are found by looking at every row
@@ -183,16 +184,17 @@ void norm_modulate_backward_cpu(real *dx, real *dweight, real *dshift, real *dsc
         int g = group_of(group, n);
         const real *x_n = x + (size_t)n*C, *dout_n = dout + (size_t)n*C, *scale_g = scale && g >= 0 ? scale + (size_t)g*ld : NULL;
         real *dx_n = dx + (size_t)n*C;
-        real sum = 0, dot = 0;
+        real centre = mean ? mean[n] : 0, sum = 0, dot = 0;
         #pragma omp simd reduction(+:sum,dot)
         for (int c = 0; c < C; c++) {
             real dxhat = dout_n[c] * (scale_g ? 1 + scale_g[c] : 1) * weight[c];
             sum += dxhat;
-            dot += dxhat * (x_n[c] - mean[n]) * rstd[n];
+            dot += dxhat * (x_n[c] - centre) * rstd[n];
         }
+        if (!mean) sum = 0;
         for (int c = 0; c < C; c++) {
             real dxhat = dout_n[c] * (scale_g ? 1 + scale_g[c] : 1) * weight[c];
-            dx_n[c] += rstd[n] * (dxhat - sum/C - (x_n[c] - mean[n]) * rstd[n] * dot/C);
+            dx_n[c] += rstd[n] * (dxhat - sum/C - (x_n[c] - centre) * rstd[n] * dot/C);
         }
     }
     // pass 2, by columns: the parameters
@@ -203,9 +205,10 @@ void norm_modulate_backward_cpu(real *dx, real *dweight, real *dshift, real *dsc
             int g = group_of(group, n), modulated = scale && g >= 0, m = min(part, C - c0);
             size_t mod = (size_t)(g >= 0 ? g : 0)*ld + c0;
             const real *dout_n = dout + (size_t)n*C + c0, *x_n = x + (size_t)n*C + c0, *w = weight + c0;
-            if (dweight && modulated) for (int c = 0; c < m; c++) dweight[c0 + c] += dout_n[c] * (1 + scale[mod + c]) * (x_n[c] - mean[n]) * rstd[n];
-            else if (dweight) for (int c = 0; c < m; c++) dweight[c0 + c] += dout_n[c] * (x_n[c] - mean[n]) * rstd[n];
-            if (dscale && g >= 0) for (int c = 0; c < m; c++) dscale[mod + c] += dout_n[c] * (x_n[c] - mean[n]) * rstd[n] * w[c];
+            real centre = mean ? mean[n] : 0;
+            if (dweight && modulated) for (int c = 0; c < m; c++) dweight[c0 + c] += dout_n[c] * (1 + scale[mod + c]) * (x_n[c] - centre) * rstd[n];
+            else if (dweight) for (int c = 0; c < m; c++) dweight[c0 + c] += dout_n[c] * (x_n[c] - centre) * rstd[n];
+            if (dscale && g >= 0) for (int c = 0; c < m; c++) dscale[mod + c] += dout_n[c] * (x_n[c] - centre) * rstd[n] * w[c];
             if (dshift && g >= 0) for (int c = 0; c < m; c++) dshift[mod + c] += dout_n[c];
         }
 }

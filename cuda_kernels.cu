@@ -389,7 +389,7 @@ void activation_backward_cuda(float *d, const float *pre, size_t n, Activation a
 
 // ---- norm and modulation ------------------------------------------------------------------------------------------------------
 
-// norm_modulate_forward: out = LN(x; weight) (1 + scale) + shift                               CPU twin: norm_modulate_forward_cpu
+// norm_modulate_forward: out = LN(x; weight) (1 + scale) + shift; RMSNorm where mean is NULL    CPU twin: norm_modulate_forward_cpu
 // grid: one warp per row, 8 rows per block; lane i takes columns i, i+32, ...
 // memory: reads x (twice more from cache), writes out, mean, rstd once
 // needs: any N, C
@@ -399,11 +399,12 @@ static __global__ void norm_modulate_forward_kernel(float *out, float *mean, flo
     if (n >= N) return;                                 // a whole warp
     const float *x_n = x + (size_t)n*C;
     float m = 0, var = 0;
-    for (int c = lane; c < C; c += 32) m += x_n[c];
+    if (mean) for (int c = lane; c < C; c += 32) m += x_n[c];
     m = sum_lanes(m, 32) / C;
     for (int c = lane; c < C; c += 32) var += (x_n[c] - m) * (x_n[c] - m);
     float r = (float)(1 / sqrt((double)sum_lanes(var, 32) / C + eps));
-    if (lane == 0) mean[n] = m, rstd[n] = r;
+    if (lane == 0) rstd[n] = r;
+    if (lane == 0 && mean) mean[n] = m;
     int g = group_of(group, n);
     const float *shift_g = shift && g >= 0 ? shift + (size_t)g*ld : NULL, *scale_g = scale && g >= 0 ? scale + (size_t)g*ld : NULL;
     for (int c = lane; c < C; c += 32) {
@@ -416,7 +417,8 @@ void norm_modulate_forward_cuda(float *out, float *mean, float *rstd, const floa
     RUN(norm_modulate_forward_kernel, blocks(N, 8), 256, 0, out, mean, rstd, x, weight, shift, scale, group, eps, N, C, ld);
 }
 
-// norm_modulate_backward, pass 1: dxhat = dout (1 + scale) weight; dx += rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat))       CPU twin: norm_modulate_backward_cpu
+// norm_modulate_backward, pass 1: dxhat = dout (1 + scale) weight; dx += rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat)); RMSNorm: without mean(dxhat)
+//                                                                                              CPU twin: norm_modulate_backward_cpu
 // grid: one warp per row, 8 rows per block; lane i takes columns i, i+32, ...
 // memory: reads dout and x (once more from cache), reads and writes dx
 // needs: any N, C
@@ -426,13 +428,13 @@ static __global__ void norm_modulate_backward_kernel(float *dx, const float *dou
     if (n >= N) return;                                 // a whole warp
     int g = group_of(group, n);
     const float *dout_n = dout + (size_t)n*C, *x_n = x + (size_t)n*C, *scale_g = scale && g >= 0 ? scale + (size_t)g*ld : NULL;
-    float m = mean[n], r = rstd[n], sum = 0, dot = 0;
+    float m = mean ? mean[n] : 0, r = rstd[n], sum = 0, dot = 0;
     for (int c = lane; c < C; c += 32) {
         float dxhat = dout_n[c] * (scale_g ? 1 + scale_g[c] : 1) * weight[c];
         sum += dxhat;
         dot += dxhat * (x_n[c] - m) * r;
     }
-    sum = sum_lanes(sum, 32) / C, dot = sum_lanes(dot, 32) / C;
+    sum = mean ? sum_lanes(sum, 32) / C : 0, dot = sum_lanes(dot, 32) / C;
     for (int c = lane; c < C; c += 32) {
         float dxhat = dout_n[c] * (scale_g ? 1 + scale_g[c] : 1) * weight[c];
         dx[(size_t)n*C + c] += r * (dxhat - sum - (x_n[c] - m) * r * dot);
@@ -450,7 +452,7 @@ static __global__ void __launch_bounds__(COLUMNS * RUNNERS) norm_modulate_backwa
     if (c < C) for (int n = threadIdx.y; n < N; n += RUNNERS) {
         int g = group_of(group, n);
         if (mine >= 0 && g != mine) continue;
-        float d = dout[(size_t)n*C + c], xhat = (x[(size_t)n*C + c] - mean[n]) * rstd[n];
+        float d = dout[(size_t)n*C + c], xhat = (x[(size_t)n*C + c] - (mean ? mean[n] : 0)) * rstd[n];
         sum += d;
         sum_xhat += mine < 0 && scale && g >= 0 ? d * (1 + scale[(size_t)g*ld + c]) * xhat : d * xhat;
     }

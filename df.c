@@ -495,9 +495,9 @@ static Tensor *transformer_run(Net *net, Input in, State *state) {
             kv = constant(cache, B, slots, 2*d, "cache");
         }
         Tensor *a = apply(attention(qkv, kv, kv->C - 2*d, span, B, c.NH), y->out_proj, LINEAR_ONLY);
-        h = norm_modulate(sum(h, a, LINEAR_ONLY), y->norm1.weight, (Modulation){y->norm1.bias, NULL, 0, -1, -1}, 1e-5);
+        h = norm_modulate(sum(h, a, LINEAR_ONLY), y->norm1.weight, (Modulation){y->norm1.bias, NULL, 0, -1, -1}, LAYER, 1e-5);
         a = apply(apply(h, y->linear1, RELU), y->linear2, LINEAR_ONLY);
-        h = keep(norm_modulate(sum(h, a, LINEAR_ONLY), y->norm2.weight, (Modulation){y->norm2.bias, NULL, 0, -1, -1}, 1e-5), mark);
+        h = keep(norm_modulate(sum(h, a, LINEAR_ONLY), y->norm2.weight, (Modulation){y->norm2.bias, NULL, 0, -1, -1}, LAYER, 1e-5), mark);
     }
     Tensor *prediction = reshape(apply(h, net->out, LINEAR_ONLY), B, T, c.C);
     return in.doubled ? reshape(columns_of(reshape(prediction, B, 1, T * c.C), 0, T/2 * c.C), B, T/2, c.C) : prediction;

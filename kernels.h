@@ -86,7 +86,8 @@ typedef struct AdamW {
     /* d (n): on entry d(out), on exit d(pre) = d(out) act'(pre): overwrites */ \
     F(activation_backward, (real *d, const real *pre, size_t n, Activation act), (d, pre, n, act)) \
     /* Modulation, here and below: row n belongs to group[n] (group NULL: 0), and reads shift, scale, gate at group*ld + c; group -1: identity. G groups. */ \
-    /* out (N,C) = LN(x; weight) * (1 + scale) + shift; mean, rstd (N) are kept. scale NULL: 0, shift is then a bias; both NULL: plain LN. dshift, dscale likewise */ \
+    /* out (N,C) = LN(x; weight) * (1 + scale) + shift; mean, rstd (N) are kept. scale NULL: 0, shift is then a bias; both NULL: plain LN. dshift, dscale likewise. */ \
+    /* mean NULL, here and in backward: RMSNorm in the place of LN: nothing is subtracted, rstd = 1 / sqrt(mean of x^2 + eps) */ \
     K(norm_modulate_forward, (real *out, real *mean, real *rstd, const real *x, const real *weight, const real *shift, const real *scale, const int *group, \
                               double eps, int N, int C, int ld), (out, mean, rstd, x, weight, shift, scale, group, eps, N, C, ld)) \
     K(norm_modulate_backward, (real *dx, real *dweight, real *dshift, real *dscale, const real *dout, const real *x, const real *mean, const real *rstd, \

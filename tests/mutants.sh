@@ -89,8 +89,10 @@ norm: 1 + scale becomes scale~y \* \(1 \+ scale_g\[~y * (scale_g[
 norm: shift dropped~\(1 \+ scale_g\[c\]\) \+ by~(1 + scale_g[c])
 norm: bias dropped~ : y \+ by;~ : y;
 norm: shift for modulated rows only~shift_g = shift && g >= 0~shift_g = shift \&\& scale \&\& g >= 0
+norm: RMS subtracts the mean~if \(mean\) for \(int c = lane; c < C; c \+= 32\) m \+=~for (int c = lane; c < C; c += 32) m +=
 norm backward: no gradient for a bias~\(dshift \|\| dscale \? G : 0\)~(dscale ? G : 0)
 norm backward: mean dropped~\(dxhat - sum - ~(dxhat - 
+norm backward: RMS keeps the mean of dxhat~sum = mean \? sum_lanes\(sum, 32\) / C : 0,~sum = sum_lanes(sum, 32) / C,
 norm backward: xhat mean dropped~ - \(x_n\[c\] - m\) \* r \* dot\)~)
 product: overwrites a gradient~LINEAR_ONLY, add\};~LINEAR_ONLY, false};
 sum: one operand dropped~float sum = x\[i\] \+ y\[i\];~float sum = x[i];

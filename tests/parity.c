@@ -309,16 +309,16 @@ static void parity_activation_backward(void) {
 
 static Ints groups(int n, int form) { Ints g = ids(n, 4); for (int i = 0; i < n; i++) g.f[i] = g.f[i] - 1; return form ? g : (Ints){0}; }   // -1, 0, 1, 2
 
-// plain; modulated; modulated by groups; a bias, as a layer has it; a bias for each group. The bias of form 4 and the modulations are columns of wider rows
+// plain; modulated; modulated by groups; a bias, as a layer has it; a bias for each group; each of LayerNorm and of RMSNorm. The bias of form 4 and the modulations are columns of wider rows
 enum { NORM_FORMS = 5 };
 static void set_norm_padding(Array *mod, int ld, int C, int form) { if (form != 3) set_padding(mod, ld, C, form == 4 ? ld : C + 1), set_padding(mod, ld, 2*C + 1, ld); }
 static void parity_norm_modulate_forward(void) {
-    FOR_SIZES(N) FOR_SIZES(C) for (int form = 0; form < NORM_FORMS; form++) {
+    FOR_SIZES(N) FOR_SIZES(C) for (int form = 0; form < NORM_FORMS; form++) for (int rms = 0; rms < 2; rms++) {
         Ints group = groups(N, form == 2 || form == 4);
         int ld = form == 3 ? C : 2*C + 3;
         Array *out = array((size_t)(N*C)), *mean = array((size_t)N), *rstd = array((size_t)N), *x = array((size_t)(N*C)), *weight = array((size_t)C), *mod = array((size_t)(form == 3 ? C : 3*ld));
         set_norm_padding(mod, ld, C, form);
-        #define A(p) (out->p, mean->p, rstd->p, x->p, weight->p, form ? mod->p : NULL, form == 1 || form == 2 ? mod->p + C + 1 : NULL, group.p, 1e-3, N, C, ld)
+        #define A(p) (out->p, rms ? NULL : mean->p, rstd->p, x->p, weight->p, form ? mod->p : NULL, form == 1 || form == 2 ? mod->p + C + 1 : NULL, group.p, 1e-3, N, C, ld)
         CASE_K(norm_modulate_forward, 2e-5);
         if (!form && N == 7 && C == 7) { n_made--; NAN_REACHES_K(norm_modulate_forward, 3); n_made++; }
         if (form == 3 && N == 7 && C == 7) NAN_REACHES_K(norm_modulate_forward, 3);
@@ -328,18 +328,18 @@ static void parity_norm_modulate_forward(void) {
 }
 static void parity_norm_modulate_backward(void) {
     enum { DX = 1, DWEIGHT = 2, DMOD = 4, ALL = 7 };
-    FOR_SIZES(N) FOR_SIZES(C) for (int form = 0; form < NORM_FORMS; form++) for (int wanted = N == 33 ? 0 : ALL; wanted <= ALL; wanted++) {
+    FOR_SIZES(N) FOR_SIZES(C) for (int form = 0; form < NORM_FORMS; form++) for (int rms = 0; rms < 2; rms++) for (int wanted = N == 33 && !rms ? 0 : ALL; wanted <= ALL; wanted++) {
         Ints group = groups(N, form == 2 || form == 4);
         int ld = form == 3 ? C : 2*C + 3, G = form == 2 || form == 4 ? 3 : 1;
         bool bias = form >= 3, modulated = form && !bias;
         Array *dx = array((size_t)(N*C)), *dweight = array((size_t)C), *dmod = array((size_t)(form == 3 ? C : 3*ld)), *dout = array((size_t)(N*C)), *x = array((size_t)(N*C)),
-              *mean = array((size_t)N), *rstd = array((size_t)N), *weight = array((size_t)C), *mod = array((size_t)(form == 3 ? C : 3*ld));
+              *rstd = array((size_t)N), *weight = array((size_t)C), *mean = array((size_t)N), *mod = array((size_t)(form == 3 ? C : 3*ld));
         set_norm_padding(mod, ld, C, form);
         if (form) set_norm_padding(dmod, ld, C, form);
         #define A(p) (wanted & DX ? dx->p : NULL, wanted & DWEIGHT ? dweight->p : NULL, form && wanted & DMOD ? dmod->p : NULL, modulated && wanted & DMOD ? dmod->p + C + 1 : NULL, \
-                      dout->p, x->p, mean->p, rstd->p, weight->p, modulated ? mod->p + C + 1 : NULL, group.p, N, C, G, ld)
+                      dout->p, x->p, rms ? NULL : mean->p, rstd->p, weight->p, modulated ? mod->p + C + 1 : NULL, group.p, N, C, G, ld)
         CASE_K(norm_modulate_backward, 2e-6);
-        if ((form == 0 || form == 3) && wanted == ALL && N == 7 && C == 7) { n_made--; NAN_REACHES_K(norm_modulate_backward, 3); n_made++; }
+        if ((form == 0 || form == 3) && wanted == ALL && N == 7 && C == 7) { n_made -= 1 + rms; NAN_REACHES_K(norm_modulate_backward, 3); n_made += 1 + rms; }     // mod, and mean if nobody reads it
         #undef A
         drop_arrays();
     }

@@ -53,11 +53,13 @@ static Tensor *sum_case(void) {                          // h has the first read
     return probe(CONCAT(sum(h, y, variant), sum(h, in[0], LINEAR_ONLY), sum(h, h, LINEAR_ONLY), reshape(h, 1, 6, 5)));
 }
 
-static void norm_inputs(void) { add("x", 6, 5); add("weight", 1, 5); if (variant) add("mod", variant == 2 ? 1 : 3, variant == 2 ? 5 : 17); }
+static void norm_inputs(void) { int form = variant % 4; add("x", 6, 5); add("weight", 1, 5); if (form) add("mod", form == 2 ? 1 : 3, form == 2 ? 5 : 17); }
 static Tensor *norm_case(void) {
-    if (!variant) return probe(norm_modulate(in[0], in[1], (Modulation){0}, 1e-5));
-    if (variant == 2) return probe(norm_modulate(in[0], in[1], (Modulation){in[2], NULL, 0, -1, -1}, 1e-5));
-    return probe(norm_modulate(in[0], in[1], (Modulation){in[2], ints(6, (int[]){0, 2, -1, 1, 1, -1}), 3, variant == 1 ? 10 : -1, 0}, 1e-2));
+    int form = variant % 4;
+    NormKind kind = variant < 4 ? LAYER : RMS;
+    if (!form) return probe(norm_modulate(in[0], in[1], (Modulation){0}, kind, 1e-5));
+    if (form == 2) return probe(norm_modulate(in[0], in[1], (Modulation){in[2], NULL, 0, -1, -1}, kind, 1e-5));
+    return probe(norm_modulate(in[0], in[1], (Modulation){in[2], ints(6, (int[]){0, 2, -1, 1, 1, -1}), 3, form == 1 ? 10 : -1, 0}, kind, 1e-2));
 }
 
 static void residual_inputs(void) { add("x", 6, 5); add("branch", 6, 5); if (variant) add("mod", 3, 17); }
@@ -328,7 +330,7 @@ int main(void) {
     gradcheck("embedding", embedding_inputs, embedding_case, 1);
     gradcheck("linear", linear_inputs, linear_case, ACTIVATIONS + 1);   // every activation; without bias
     gradcheck("sum", sum_inputs, sum_case, ACTIVATIONS);
-    gradcheck("norm_modulate", norm_inputs, norm_case, 4);     // plain, modulated, with a bias, with a bias for each group
+    gradcheck("norm_modulate", norm_inputs, norm_case, 8);     // plain, modulated, with a bias, with a bias for each group; the same of RMSNorm
     gradcheck("gated_residual", residual_inputs, residual_case, 3);     // plain, gated, gated with dropout
     gradcheck("rope", rope_inputs, rope_case, 1);
     gradcheck("attention", attention_inputs, attention_case, 2);
