@@ -564,6 +564,23 @@ static Tensor *norm_modulate(Tensor *x, Tensor *weight, Modulation m, NormKind k
     return out;
 }
 
+// RMSNorm, in place, of each of the `heads` heads of x that begin at column `first` (nobody may have read x before this, as with rope()); they share
+// weight (1,HS) -> x
+typedef struct { Tensor *x, *weight; real *kept, *rstd; int first, heads; } HeadNorm;
+static void head_norm_back(const void *p) {
+    const HeadNorm *a = p;
+    head_norm_backward(a->x->grad + a->first, grad_of(a->weight), a->kept, a->rstd, a->weight->data, rows(a->x), a->x->C, a->heads, a->weight->C);
+}
+static Tensor *head_norm(Tensor *x, int first, int heads, Tensor *weight, double eps) {
+    int HS = weight->C;
+    if (first < 0 || first + heads*HS > x->C) die("internal error: %d heads of %d from column %d of %d", heads, HS, first, x->C);
+    size_t all = (size_t)rows(x) * (size_t)heads;
+    real *kept = tape.off ? NULL : arena_take(&per_step, all * (size_t)HS * sizeof(real)), *rstd = tape.off ? NULL : arena_take(&per_step, all * sizeof(real));
+    head_norm_forward(x->data + first, kept, rstd, weight->data, eps, rows(x), x->C, heads, HS);
+    *(HeadNorm *)record(head_norm_back, x, true, sizeof(HeadNorm)) = (HeadNorm){x, weight, kept, rstd, first, heads};
+    return x;
+}
+
 // Rotary tables for P positions: cosine, sine (P,HS), one angle an element; element i turns with pair[i] (-1: stays). All on the device.
 typedef struct { real *cosine, *sine; int *pair; int P, HS; } Rope;
 

@@ -213,6 +213,53 @@ void norm_modulate_backward_cpu(real *dx, real *dweight, real *dshift, real *dsc
         }
 }
 
+// ---- RMSNorm of heads ---------------------------------------------------------------------------------------------------------
+
+// fwd: xhat = x rstd, rstd = 1 / sqrt(mean_c(x^2) + eps);  x' = xhat w
+void head_norm_forward_cpu(real *x, real *kept, real *rstd, const real *weight, double eps, int N, int ld, int heads, int HS) {
+    #pragma omp parallel for if ((double)N * heads * HS > 20000)
+    for (int n = 0; n < N; n++) {
+        real *x_n = x + (size_t)n*ld;
+        if (kept) memcpy(kept + (size_t)n*heads*HS, x_n, (size_t)heads*HS * sizeof(real));
+        for (int h = 0; h < heads; h++) {
+            real *x_nh = x_n + (size_t)h*HS, sum = 0;
+            #pragma omp simd reduction(+:sum)
+            for (int c = 0; c < HS; c++) sum += x_nh[c] * x_nh[c];
+            real r = (real)(1 / sqrt((double)sum / HS + eps));
+            if (rstd) rstd[(size_t)n*heads + h] = r;
+            #pragma omp simd
+            for (int c = 0; c < HS; c++) x_nh[c] = x_nh[c] * r * weight[c];
+        }
+    }
+}
+
+// bwd: dw += dx' xhat, over all rows and heads;  dxhat = dx' w;  dx = rstd (dxhat - xhat mean_c(dxhat xhat))
+void head_norm_backward_cpu(real *dx, real *dweight, const real *kept, const real *rstd, const real *weight, int N, int ld, int heads, int HS) {
+    enum { RUNNERS = 16 };                      // a head has few columns: the rows are split, always in as many runs, whose sums are added in order
+    real sums[RUNNERS * HS];
+    #pragma omp parallel for if ((double)N * heads * HS > 20000)
+    for (int k = 0; k < RUNNERS; k++) {
+        real *sum = sums + k*HS;
+        for (int c = 0; c < HS; c++) sum[c] = 0;
+        for (int n = (int)((int64_t)N * k / RUNNERS); n < (int64_t)N * (k + 1) / RUNNERS; n++)
+            for (int h = 0; h < heads; h++) {
+                real *dx_nh = dx + (size_t)n*ld + (size_t)h*HS, dot = 0, r = rstd[(size_t)n*heads + h];
+                const real *x_nh = kept + ((size_t)n*heads + h)*HS;
+                #pragma omp simd reduction(+:dot)
+                for (int c = 0; c < HS; c++) {
+                    real along = dx_nh[c] * x_nh[c] * r;
+                    sum[c] += along;
+                    dot += along * weight[c];
+                }
+                real mean = dot / HS;
+                #pragma omp simd
+                for (int c = 0; c < HS; c++) dx_nh[c] = r * (dx_nh[c] * weight[c] - x_nh[c] * r * mean);
+            }
+    }
+    for (int k = 0; dweight && k < RUNNERS; k++)
+        for (int c = 0; c < HS; c++) dweight[c] += sums[k*HS + c];
+}
+
 // ---- rotary positions ---------------------------------------------------------------------------------------------------------
 
 // The pair (x_i, x_j), j = pair[i] > i, turns:   x_i' = x_i cos_i - x_j sin_i,   x_j' = x_j cos_j + x_i sin_j

@@ -470,6 +470,63 @@ void norm_modulate_backward_cuda(float *dx, float *dweight, float *dshift, float
     RUN(norm_modulate_backward_params_kernel, dim3(blocks(C, COLUMNS), jobs), dim3(COLUMNS, RUNNERS), 0, dweight, dshift, dscale, dout, x, mean, rstd, weight, scale, group, N, C, ld, first);
 }
 
+// ---- RMSNorm of heads ---------------------------------------------------------------------------------------------------------
+
+// head_norm_forward: x' = x rstd weight, rstd = 1 / sqrt(mean(x^2) + eps), for every head             CPU twin: head_norm_forward_cpu
+// grid: one warp per head of a row, 8 per block; lane i takes columns i, i+32, ...
+// memory: reads (once more from cache) and writes the first heads*HS columns of x, writes kept and rstd once
+// needs: any N, heads, HS
+static __global__ void head_norm_forward_kernel(float *x, float *kept, float *rstd, const float *weight, double eps, size_t all, int ld, int heads, int HS) {
+    size_t at = (size_t)blockIdx.x * 8 + threadIdx.x / 32;                              // head at % heads of row at / heads
+    int lane = threadIdx.x % 32;
+    if (at >= all) return;                              // a whole warp
+    float *x_nh = x + at / heads * ld + at % heads * HS, sum = 0;
+    for (int c = lane; c < HS; c += 32) sum += x_nh[c] * x_nh[c];
+    float r = (float)(1 / sqrt((double)sum_lanes(sum, 32) / HS + eps));
+    if (lane == 0 && rstd) rstd[at] = r;
+    for (int c = lane; c < HS; c += 32) {
+        if (kept) kept[at*HS + c] = x_nh[c];
+        x_nh[c] = x_nh[c] * r * weight[c];
+    }
+}
+void head_norm_forward_cuda(float *x, float *kept, float *rstd, const float *weight, double eps, int N, int ld, int heads, int HS) {
+    size_t all = (size_t)N * heads;
+    RUN(head_norm_forward_kernel, blocks(all, 8), 256, 0, x, kept, rstd, weight, eps, all, ld, heads, HS);
+}
+
+// head_norm_backward, pass 1, by columns: dweight += sum dx' xhat over rows and heads          CPU twin: head_norm_backward_cpu
+// grid: one block per 8 columns of a head, with 128 runners over the heads of all rows
+// memory: reads dx and kept once
+// needs: blocks of 8 x 128; any N, heads, HS
+static __global__ void __launch_bounds__(COLUMNS * RUNNERS) head_norm_backward_weight_kernel(float *dweight, const float *dx, const float *kept, const float *rstd,
+                                                                                             size_t all, int ld, int heads, int HS) {
+    int c = blockIdx.x * COLUMNS + threadIdx.x;
+    float sum = 0;
+    if (c < HS) for (size_t at = threadIdx.y; at < all; at += RUNNERS) sum += dx[at / heads * ld + at % heads * HS + c] * kept[at*HS + c] * rstd[at];
+    sum = sum_runners(sum);
+    if (c < HS && threadIdx.y == 0) dweight[c] += sum;
+}
+
+// pass 2: dxhat = dx' weight; dx = rstd (dxhat - xhat mean(dxhat xhat))
+// grid: one warp per head of a row, 8 per block; lane i takes columns i, i+32, ...
+// memory: reads kept, reads and writes the first heads*HS columns of dx (both are read once more, from cache)
+// needs: any N, heads, HS; pass 1 is over
+static __global__ void head_norm_backward_kernel(float *dx, const float *kept, const float *rstd, const float *weight, size_t all, int ld, int heads, int HS) {
+    size_t at = (size_t)blockIdx.x * 8 + threadIdx.x / 32;
+    int lane = threadIdx.x % 32;
+    if (at >= all) return;                              // a whole warp
+    float *dx_nh = dx + at / heads * ld + at % heads * HS, r = rstd[at], dot = 0;
+    const float *x_nh = kept + at*HS;
+    for (int c = lane; c < HS; c += 32) dot += dx_nh[c] * weight[c] * x_nh[c] * r;
+    dot = sum_lanes(dot, 32) / HS;
+    for (int c = lane; c < HS; c += 32) dx_nh[c] = r * (dx_nh[c] * weight[c] - x_nh[c] * r * dot);
+}
+void head_norm_backward_cuda(float *dx, float *dweight, const float *kept, const float *rstd, const float *weight, int N, int ld, int heads, int HS) {
+    size_t all = (size_t)N * heads;
+    if (dweight) RUN(head_norm_backward_weight_kernel, blocks(HS, COLUMNS), dim3(COLUMNS, RUNNERS), 0, dweight, dx, kept, rstd, all, ld, heads, HS);
+    RUN(head_norm_backward_kernel, blocks(all, 8), 256, 0, dx, kept, rstd, weight, all, ld, heads, HS);
+}
+
 // ---- rotary positions ---------------------------------------------------------------------------------------------------------
 
 // rope_forward, rope_backward: the pair (x_i, x_j), j = pair[i], i < j, turns, or turns back      CPU twins: rope_forward_cpu, rope_backward_cpu

@@ -93,6 +93,12 @@ typedef struct AdamW {
     K(norm_modulate_backward, (real *dx, real *dweight, real *dshift, real *dscale, const real *dout, const real *x, const real *mean, const real *rstd, \
                                const real *weight, const real *scale, const int *group, int N, int C, int G, int ld), \
                               (dx, dweight, dshift, dscale, dout, x, mean, rstd, weight, scale, group, N, C, G, ld)) \
+    /* x (N,ld), in place: each of the first `heads` heads of HS columns becomes weight (HS) * x / sqrt(mean of x^2 + eps); kept (N,heads*HS): what they were; */ \
+    /* rstd (N,heads): 1 / the root. kept and rstd may be NULL: not kept */ \
+    K(head_norm_forward,  (real *x, real *kept, real *rstd, const real *weight, double eps, int N, int ld, int heads, int HS), (x, kept, rstd, weight, eps, N, ld, heads, HS)) \
+    /* dx (N,ld): on entry d(out), on exit d(x): overwrites. dweight may be NULL */ \
+    K(head_norm_backward, (real *dx, real *dweight, const real *kept, const real *rstd, const real *weight, int N, int ld, int heads, int HS), \
+                          (dx, dweight, kept, rstd, weight, N, ld, heads, HS)) \
     /* x (N,ld): turns, in place, the first `heads` heads of HS columns; row n stands at position[n]; cosine, sine (P,HS); pair (HS) */ \
     K(rope_forward,  (real *x, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS), \
                      (x, cosine, sine, position, pair, N, ld, heads, HS)) \

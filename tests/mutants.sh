@@ -99,6 +99,16 @@ sum: one operand dropped~float sum = x\[i\] \+ y\[i\];~float sum = x[i];
 sum: kept after the activation~if \(pre\) pre\[i\] = sum;~if (pre) pre[i] = act(sum, a);
 norm backward: weight dropped from dscale~sum_xhat \* weight\[c\]~sum_xhat
 norm backward: scale dropped from dweight~d \* \(1 \+ scale\[\(size_t\)g\*ld \+ c\]\) \* xhat : d \* xhat~d * xhat : d * xhat
+head norm: eps dropped~sum_lanes\(sum, 32\) / HS \+ eps~sum_lanes(sum, 32) / HS
+head norm: weight dropped~x_nh\[c\] = x_nh\[c\] \* r \* weight\[c\];~x_nh[c] = x_nh[c] * r;
+head norm: every head of a row is its first~\*x_nh = x \+ at / heads \* ld \+ at % heads \* HS~*x_nh = x + at / heads * ld
+head norm: kept in the place of another~kept\[at\*HS \+ c\] = x_nh\[c\];~kept[at \/ heads * HS + c] = x_nh[c];
+head norm backward: rstd dropped from dweight~\* kept\[at\*HS \+ c\] \* rstd\[at\]~* kept[at*HS + c]
+head norm backward: one runner for all heads~at < all; at \+= RUNNERS\) sum~at < all; at += RUNNERS * heads) sum
+head norm backward: overwrites a gradient~if \(c < HS && threadIdx.y == 0\) dweight\[c\] \+= sum~if (c < HS \&\& threadIdx.y == 0) dweight[c] = sum
+head norm backward: weight dropped~r \* \(dx_nh\[c\] \* weight\[c\] - ~r * (dx_nh[c] - 
+head norm backward: xhat mean dropped~ - x_nh\[c\] \* r \* dot\)~)
+head norm backward: weight dropped from the mean~dot \+= dx_nh\[c\] \* weight\[c\] \* x_nh~dot += dx_nh[c] * x_nh
 rope: sign~BACK \? a\*cos_p\[i\] \+ b\*sin_p\[j\]~BACK ? a*cos_p[i] - b*sin_p[j]
 rope: angle of the other element~b\*cos_p\[j\] \+ a\*sin_p\[j\]~b*cos_p[j] + a*sin_p[i]
 attention: scale dropped~\? s\[i\]\[j\] \* a.scale~? s[i][j]
