@@ -16,6 +16,7 @@ part $build/test_series
 part $build/test_images "$scratch"
 part $build/test_maze "$scratch"
 part $build/test_video "$scratch"
+part $build/test_motion
 part $build/test_ops
 part $build/test_bd3lm64
 part $build/test_bd3lm
