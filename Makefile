@@ -29,7 +29,7 @@ endif
 $(info [build] CC=$(CC) $(shell $(CC) -dumpversion 2>/dev/null) OMP=$(OMP) ARCH=$(ARCH) NVCC=$(if $(NVCC),$(NVCC) $(CUDA_ARCH),none) CXX=$(if $(EMU),$(CXX),none))
 
 PROGRAMS = bd3lm df
-HEADERS = common.h io.h kernels.h data/text.h data/maze.h data/video.h data/motion.h data/series.h data/images.h data/tasks.h tests/golden.h tests/check_bd3lm.h tests/check_df.h
+HEADERS = common.h io.h kernels.h data/text.h data/maze.h data/video.h data/motion.h data/scores.h data/series.h data/images.h data/tasks.h tests/golden.h tests/check_bd3lm.h tests/check_df.h
 KERNELS = $(BUILD)/cpu_kernels.o $(BUILD)/cpu_fast.o
 .DELETE_ON_ERROR:
 .PHONY: all emu setup demo test test-cuda test-long mutants kernel-table bench debug data docs-check clean
@@ -110,7 +110,7 @@ clean:
 # ---- tests --------------------------------------------------------------------------------------------------------------------
 # The plain kernels in double are the oracle of parity, and let gradients be checked to 1e-7.
 DOUBLE = -Dreal=double
-TESTS  = $(BUILD)/test_common $(BUILD)/test_video $(BUILD)/test_motion $(BUILD)/test_series $(BUILD)/test_images $(BUILD)/test_maze $(BUILD)/test_ops $(BUILD)/test_bd3lm64 $(BUILD)/test_bd3lm $(BUILD)/test_df64 $(BUILD)/test_df $(BUILD)/test_check_bd3lm $(BUILD)/test_check_df $(PROGRAMS:%=$(BUILD)/%64) $(BUILD)/poison $(BUILD)/fuzz $(BUILD)/fuzz_df
+TESTS  = $(BUILD)/test_common $(BUILD)/test_video $(BUILD)/test_motion $(BUILD)/test_scores $(BUILD)/test_series $(BUILD)/test_images $(BUILD)/test_maze $(BUILD)/test_ops $(BUILD)/test_bd3lm64 $(BUILD)/test_bd3lm $(BUILD)/test_df64 $(BUILD)/test_df $(BUILD)/test_check_bd3lm $(BUILD)/test_check_df $(PROGRAMS:%=$(BUILD)/%64) $(BUILD)/poison $(BUILD)/fuzz $(BUILD)/fuzz_df
 TEST_HEADERS = $(HEADERS) tests/check.h tests/allocations.h
 
 $(BUILD)/cpu64.so: cpu_kernels.c kernels.h $(BUILD)/flags

@@ -17,6 +17,7 @@ part $build/test_images "$scratch"
 part $build/test_maze "$scratch"
 part $build/test_video "$scratch"
 part $build/test_motion
+part $build/test_scores
 part $build/test_ops
 part $build/test_bd3lm64
 part $build/test_bd3lm
