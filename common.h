@@ -338,7 +338,7 @@ static void backward(Tensor *loss, int wanted) { backward_from(loss, NULL, wante
 // A parameter is registered once, under its official name; init, optimiser, checkpoint, tests and printing walk this one list.
 // All parameters lie in one array, likewise gradients, moments and moving averages: the optimiser is one kernel call.
 
-typedef enum { ZERO, ONE, UNIFORM } Init;               // UNIFORM: U(-bound, bound)
+typedef enum { ZERO, ONE, UNIFORM, NORMAL } Init;       // UNIFORM: U(-bound, bound); NORMAL: N(0, bound^2)
 typedef struct Param { Tensor t; int dims; Init init; double bound; size_t offset; } Param;
 typedef struct Params {
     Param **list;
@@ -391,7 +391,7 @@ static void params_create(Params *ps, bool training, uint64_t seed) {
         Param *p = ps->list[i];
         Rng r = rng(seed, RNG_INIT, (uint64_t)i);
         for (size_t j = 0; j < count(&p->t); j++)
-            values[p->offset + j] = (real)(p->init == ONE ? 1 : p->init == ZERO ? 0 : (2*uniform(&r) - 1) * p->bound);
+            values[p->offset + j] = (real)(p->init == ONE ? 1 : p->init == ZERO ? 0 : (p->init == NORMAL ? normal(&r) : 2*uniform(&r) - 1) * p->bound);
     }
     upload(ps->data, values, bytes);
     if (training) upload(ps->ema, values, bytes);
@@ -584,23 +584,27 @@ static Tensor *head_norm(Tensor *x, int first, int heads, Tensor *weight, double
 // Rotary tables for P positions: cosine, sine (P,HS), one angle an element; element i turns with pair[i] (-1: stays). All on the device.
 typedef struct { real *cosine, *sine; int *pair; int P, HS; } Rope;
 
-// Half-split rotary (Su et al. 2021): i and i + HS/2 turn by p base^(-2i/HS). An odd last element stays.
-static Rope rope_create(int P, int HS, double base) {
+// The tables of the angles (P,HS) and pairs (HS) on the host; in a dry run they are not read
+static Rope rope_of(int P, int HS, const double *angle, const int *pair) {
+    size_t size = (size_t)P * (size_t)HS, bytes = size * sizeof(real);
     Rope r = {.P = P, .HS = HS};
-    size_t bytes = (size_t)P * (size_t)HS * sizeof(real);
     r.cosine = arena_take(&persistent, bytes), r.sine = arena_take(&persistent, bytes), r.pair = arena_take(&persistent, (size_t)HS * sizeof(int));
     if (dry) return r;
     real *cosine = allocate(bytes), *sine = allocate(bytes);
-    int *pair = NEW(int, HS), half = HS / 2;
-    for (int i = 0; i < HS; i++) pair[i] = i < half ? i + half : i < 2*half ? i - half : -1;
-    for (int p = 0; p < P; p++)
-        for (int i = 0; i < 2*half; i++) {
-            double angle = p * pow(base, -2.0 * (i % half) / HS);
-            cosine[(size_t)p*(size_t)HS + (size_t)i] = (real)cos(angle);
-            sine[(size_t)p*(size_t)HS + (size_t)i] = (real)sin(angle);
-        }
+    for (size_t i = 0; i < size; i++) cosine[i] = (real)cos(angle[i]), sine[i] = (real)sin(angle[i]);
     upload(r.cosine, cosine, bytes), upload(r.sine, sine, bytes), upload(r.pair, pair, (size_t)HS * sizeof(int));
-    free(cosine), free(sine), free(pair);
+    free(cosine), free(sine);
+    return r;
+}
+// Half-split rotary (Su et al. 2021): i and i + HS/2 turn by p base^(-2i/HS). An odd last element stays.
+static Rope rope_create(int P, int HS, double base) {
+    int *pair = NEW(int, HS), half = HS / 2;
+    double *angle = NEW(double, dry ? 1 : (size_t)P * (size_t)HS);
+    for (int i = 0; i < HS; i++) pair[i] = i < half ? i + half : i < 2*half ? i - half : -1;
+    for (int p = 0; p < P && !dry; p++)
+        for (int i = 0; i < 2*half; i++) angle[(size_t)p*(size_t)HS + (size_t)i] = p * pow(base, -2.0 * (i % half) / HS);
+    Rope r = rope_of(P, HS, angle, pair);
+    free(angle), free(pair);
     return r;
 }
 

@@ -3,26 +3,12 @@
 #pragma once
 #include "golden.h"     // brings: refuse(), need_tensor(), compare(), check_files()
 
-static int find_name(Golden *g, const char *key, const char *const *names, int n) {
-    for (int i = 0; i < n; i++) if (!strcmp(meta_text(g, key), names[i])) return i;
-    refuse(g, "not supported: %s=%s", key, meta_text(g, key));
-    return -1;
-}
 // the schedule that the metadata names; false and a line if there is none
 static bool read_schedule(Golden *g, Schedule *s) {
     int kind = find_name(g, "schedule", schedule_name, SCHEDULES);
     if (kind < 0 || !need_whole(g, "T", 1, 1e5) || !need_number(g, "tol", 0, 1)) return false;
     *s = schedule_create((ScheduleKind)kind, (int)meta(g, "T"));
     return true;
-}
-
-// the shape of a tensor of the file, in place of one that metadata would give: exactly `dims` numbers; false and a line otherwise
-static bool read_shape(Golden *g, const char *name, int dims, int *shape) {
-    const StTensor *t = st_find(g->st, name);
-    if (!t) return refuse(g, "%s is missing", name);
-    bool right = t->dims == dims && t->count > 0;
-    for (int i = 0; right && i < dims; i++) right = t->shape[i] < 1000000, shape[i] = (int)t->shape[i];
-    return right || refuse(g, "%s has not the shape that is needed", name);
 }
 
 // Inputs of a step: levels or indices (T,B) and tokens (T,B,C), on the device after read_tokens().

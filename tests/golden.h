@@ -41,6 +41,13 @@ static bool need_value(Golden *g, const char *key, const char *value) {
     return true;
 }
 
+// which of n names the metadata gives; -1 and a line if none
+static int find_name(Golden *g, const char *key, const char *const *names, int n) {
+    for (int i = 0; i < n; i++) if (!strcmp(meta_text(g, key), names[i])) return i;
+    refuse(g, "not supported: %s=%s", key, meta_text(g, key));
+    return -1;
+}
+
 // a tensor of this shape (dims numbers), NULL and a line if it is missing or has another shape
 static const StTensor *need_shape(Golden *g, const char *name, int dims, const int *shape) {
     const StTensor *t = st_find(g->st, name);
@@ -51,6 +58,15 @@ static const StTensor *need_shape(Golden *g, const char *name, int dims, const i
     return t;
 }
 #define SHAPE(...) (int)(sizeof((int[]){__VA_ARGS__}) / sizeof(int)), (int[]){__VA_ARGS__}
+
+// the shape of a tensor of the file, in place of one that metadata would give: exactly `dims` numbers; false and a line otherwise
+static bool read_shape(Golden *g, const char *name, int dims, int *shape) {
+    const StTensor *t = st_find(g->st, name);
+    if (!t) return refuse(g, "%s is missing", name);
+    bool right = t->dims == dims && t->count > 0;
+    for (int i = 0; right && i < dims; i++) right = t->shape[i] < 1000000, shape[i] = (int)t->shape[i];
+    return right || refuse(g, "%s has not the shape that is needed", name);
+}
 
 // its numbers as doubles; `below` > 0: whole numbers from 0 to below - 1. NULL and a line if anything is wrong.
 static double *need_tensor(Golden *g, const char *name, int below, int dims, const int *shape) {
@@ -75,29 +91,33 @@ static int *to_int(double *x, size_t n) {               // frees x
 
 // Compares one expected tensor by the rule of the golden files' README; a NaN stays the worst.
 //   out.*: |got - want| <= tol max(1, |want|) (rule=element) or tol max(1, largest |want|) (rule=tensor); grad.*: tol_grad largest |want|; integers: equal
-static void compare(Golden *g, const char *name, const double *got, int dims, const int *shape) {
+// row: which rows (of the last dimension) the program computes at all; NULL: all
+static void compare_some(Golden *g, const char *name, const double *got, const bool *row, int dims, const int *shape) {
     const StTensor *t = need_shape(g, name, dims, shape);
     g->compared++;
     if (!t) return;
     bool grad = !strncmp(name, "grad.", 5), whole = !st_is_real(t), by_tensor = grad || !strcmp(meta_text(g, "rule"), "tensor"), ok = true;
     double tol = REAL_IS_DOUBLE ? 1e-6 : meta(g, grad ? "tol_grad" : "tol"), largest = 0, worst = -1, worst_bound = 0;
-    size_t at = 0;
+    size_t at = 0, seen = 0, width = t->dims ? t->shape[t->dims - 1] : 1;
     for (size_t i = 0; i < t->count; i++) largest = fmax(largest, fabs(st_number(t, i)));
     for (size_t i = 0; i < t->count; i++) {
+        if (row && !row[i / width]) continue;
         double want = st_number(t, i), size = grad ? largest : fmax(1, by_tensor ? largest : fabs(want));
         double bound = whole ? 0 : tol * size, diff = fabs(got[i] - want);
         bool fine = isfinite(got[i]) && diff <= bound;
         double excess = fine ? (bound > 0 ? diff / bound : 0) : isfinite(diff) ? 1e9 + diff : INFINITY;
         if (excess > worst) worst = excess, at = i, worst_bound = bound;
-        ok = ok && fine;
+        ok = ok && fine, seen++;
     }
-    char text[128] = "";
+    char text[128] = "", part[64] = "";
     for (int i = 0; i < t->dims; i++) snprintf(text + strlen(text), sizeof text - strlen(text), "%s%zu", i ? "," : "", t->shape[i]);
+    if (seen < t->count) snprintf(part, sizeof part, "%zu of %zu compared  ", seen, t->count);
     double want = t->count ? st_number(t, at) : 0, have = t->count ? got[at] : 0;
-    printf("%-4s  %s  %s  (%s)  worst |got-want| %.3g at %zu  got %.9g  want %.9g  bound %.3g\n",
-           ok ? "ok" : "FAIL", g->file, name, text, fabs(have - want), at, have, want, worst_bound);
+    printf("%-4s  %s  %s  (%s)  %sworst |got-want| %.3g at %zu  got %.9g  want %.9g  bound %.3g\n",
+           ok ? "ok" : "FAIL", g->file, name, text, part, fabs(have - want), at, have, want, worst_bound);
     if (ok) g->passed++; else g->failed++;
 }
+static void compare(Golden *g, const char *name, const double *got, int dims, const int *shape) { compare_some(g, name, got, NULL, dims, shape); }
 
 static void compare_device(Golden *g, const char *name, const real *device, int dims, const int *shape) {
     size_t n = 1;
