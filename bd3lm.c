@@ -298,7 +298,7 @@ static Tensor *modulation(Net *net, Tensor *cond, Tensor *weight, Tensor *bias, 
     real *kept = net->mods ? net->mods + (size_t)l * 6 * (size_t)net->c.C : NULL;
     if (!net->mods_known || !tape.off) {
         Tensor *mod = linear(cond, weight, bias, LINEAR_ONLY);
-        if (kept) store_rows(kept, mod->data, 1, 1, 1, mod->C, mod->C);
+        if (kept) store_rows(kept, mod->data, 1, 1, 1, 1, mod->C, mod->C);
         return mod;
     }
     return constant(kept, 1, 1, weight->T, weight->name);
@@ -343,7 +343,7 @@ static Tensor *forward(Net *net, Input in, const int *row, int N) {
         if (!last) q = kv = rope(linear(h, y->attn_qkv, NULL, LINEAR_ONLY), net->rope, at, 2*c.NH);
         else kv = rope(linear(h, weight_rows(y->attn_qkv, C, 2*C), NULL, LINEAR_ONLY), net->rope, at, c.NH);
         real *cache = net->cache ? net->cache + (size_t)l * (size_t)net->cache_B * (size_t)net->W * 2*(size_t)C : NULL;
-        if (in.slot >= 0) cache_store(cache, net->W, in.slot, kv, kv->C - 2*C);
+        if (in.slot >= 0) cache_store(cache, net->W, in.slot, kv, 0, kv->T, kv->C - 2*C);
         if (last && !row) return NULL;
         if (last) {
             q = rope(linear(gather_rows(h, wanted, N), weight_rows(y->attn_qkv, 0, C), NULL, LINEAR_ONLY), net->rope, wanted_at, c.NH);

@@ -642,11 +642,12 @@ static Tensor *attention(Tensor *q, Tensor *kv, int column, const Span *span, in
     return out;
 }
 
-// A cache of keys|values (B,W,2C): the columns column.. of kv (B,T,.) go to the slots slot..slot+T-1. Attention then reads it as a constant:
-// attention(q, constant(cache, B, W, 2*C, "cache"), 0, span, B, NH), with the tape off.
-static void cache_store(real *cache, int W, int slot, const Tensor *kv, int column) {
-    if (slot + kv->T > W) die("internal error: rows %d..%d of a cache of %d", slot, slot + kv->T - 1, W);
-    store_rows(cache + (size_t)slot * (size_t)(kv->C - column), kv->data + column, kv->B, kv->T, W, kv->C - column, kv->C);
+// A cache of keys|values (B,W,2C): of each sequence the rows from..from+rows-1 of kv (B,T,.), columns column.., go to the slots slot..slot+rows-1.
+// Attention then reads it as a constant: attention(q, constant(cache, B, W, 2*C, "cache"), 0, span, B, NH), with the tape off.
+static void cache_store(real *cache, int W, int slot, const Tensor *kv, int from, int rows, int column) {
+    if (slot < 0 || slot + rows > W) die("internal error: rows %d..%d of a cache of %d", slot, slot + rows - 1, W);
+    if (from < 0 || from + rows > kv->T) die("internal error: rows %d..%d of %d for a cache", from, from + rows - 1, kv->T);
+    store_rows(cache + (size_t)slot * (size_t)(kv->C - column), kv->data + (size_t)from * (size_t)kv->C + column, kv->B, rows, kv->T, W, kv->C - column, kv->C);
 }
 
 // x + gate dropout(branch) -> (B,T,C)

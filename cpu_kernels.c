@@ -425,9 +425,9 @@ void gather_rows_backward_cpu(real *dinp, const real *dout, const int *row, int 
         for (int c = 0; c < C; c++) dinp[(size_t)row[n]*C + c] += dout[(size_t)n*C + c];
 }
 
-void store_rows_cpu(real *out, const real *inp, int B, int T, int W, int C, int ld) {
+void store_rows_cpu(real *out, const real *inp, int B, int T, int S, int W, int C, int ld) {
     for (int b = 0; b < B; b++)
-        for (int t = 0; t < T; t++) memcpy(out + ((size_t)b*W + t)*C, inp + ((size_t)b*T + t)*ld, C * sizeof(real));
+        for (int t = 0; t < T; t++) memcpy(out + ((size_t)b*W + t)*C, inp + ((size_t)b*S + t)*ld, C * sizeof(real));
 }
 
 void copy_columns_cpu(real *out, const real *inp, int N, int C, int ldo, int ldi) {

@@ -925,17 +925,17 @@ void gather_rows_backward_cuda(float *dinp, const float *dout, const int *row, i
     RUN(gather_rows_backward_kernel, blocks((size_t)N * C, 256), 256, 0, dinp, dout, row, (size_t)N * C, C);
 }
 
-// store_rows: rows 0..T-1 of each sequence of out (B,W,C) = the first C columns of inp (B,T,ld)        CPU twin: store_rows_cpu
+// store_rows: rows 0..T-1 of each sequence of out (B,W,C) = the first C columns of those of inp (B,S,ld)       CPU twin: store_rows_cpu
 // grid: one thread per element
 // memory: reads and writes these elements once
-// needs: T <= W, C <= ld
-static __global__ void store_rows_kernel(float *out, const float *inp, size_t size, int T, int W, int C, int ld) {
+// needs: T <= S, T <= W, C <= ld
+static __global__ void store_rows_kernel(float *out, const float *inp, size_t size, int T, int S, int W, int C, int ld) {
     size_t i = thread_number();
-    if (i < size) out[(i / C / T * W + i / C % T) * C + i % C] = inp[i / C * ld + i % C];
+    if (i < size) out[(i / C / T * W + i / C % T) * C + i % C] = inp[(i / C / T * S + i / C % T) * ld + i % C];
 }
-void store_rows_cuda(float *out, const float *inp, int B, int T, int W, int C, int ld) {
-    assert(T <= W && C <= ld);
-    RUN(store_rows_kernel, blocks((size_t)B * T * C, 256), 256, 0, out, inp, (size_t)B * T * C, T, W, C, ld);
+void store_rows_cuda(float *out, const float *inp, int B, int T, int S, int W, int C, int ld) {
+    assert(T <= S && T <= W && C <= ld);
+    RUN(store_rows_kernel, blocks((size_t)B * T * C, 256), 256, 0, out, inp, (size_t)B * T * C, T, S, W, C, ld);
 }
 
 // copy_columns, add_columns: C columns of every row, out = inp; dinp += dout                   CPU twins: copy_columns_cpu, add_columns_cpu

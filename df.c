@@ -491,7 +491,7 @@ static Tensor *transformer_run(Net *net, Input in, State *state) {
         Tensor *qkv = apply(h, y->in_proj, LINEAR_ONLY), *kv = qkv;
         if (state->cached) {
             real *cache = net->cache + (size_t)l * (size_t)net->cache_B * (size_t)slots * 2*(size_t)d;
-            cache_store(cache, slots, in.first * P, qkv, d);
+            cache_store(cache, slots, in.first * P, qkv, 0, qkv->T, d);
             kv = constant(cache, B, slots, 2*d, "cache");
         }
         Tensor *a = apply(attention(qkv, kv, kv->C - 2*d, span, B, c.NH), y->out_proj, LINEAR_ONLY);

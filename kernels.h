@@ -8,7 +8,7 @@
 //
 // `real` is a macro: float in the programs, double for gradient checks and for the oracle of tests/parity.c.
 // Letters: B batch, T rows (positions) of one sequence, C width, N rows in all (mostly B*T), NH heads, HS head size, V vocabulary,
-// OC output columns, G groups, F columns of sinusoids, P positions of the rotary tables (in square_error: parts of a row), W slots of a cache; ld, ldq, ldkv, ldi, ldo: numbers from one row to the next.
+// OC output columns, G groups, F columns of sinusoids, P positions of the rotary tables (in square_error: parts of a row), W slots of a cache, S rows of a sequence of which T are meant; ld, ldq, ldkv, ldi, ldo: numbers from one row to the next.
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -120,8 +120,8 @@ typedef struct AdamW {
     /* out (N,C) = inp [row (N)]; the rows are distinct */ \
     K(gather_rows_forward,  (real *out, const real *inp, const int *row, int N, int C), (out, inp, row, N, C)) \
     K(gather_rows_backward, (real *dinp, const real *dout, const int *row, int N, int C), (dinp, dout, row, N, C)) \
-    /* out (B,W,C): rows 0..T-1 of each sequence = the first C columns of inp (B,T,ld): keys and values go into a cache */ \
-    K(store_rows, (real *out, const real *inp, int B, int T, int W, int C, int ld), (out, inp, B, T, W, C, ld)) \
+    /* out (B,W,C): rows 0..T-1 of each sequence = the first C columns of rows 0..T-1 of inp (B,S,ld): keys and values go into a cache */ \
+    K(store_rows, (real *out, const real *inp, int B, int T, int S, int W, int C, int ld), (out, inp, B, T, S, W, C, ld)) \
     /* out (N,C of ldo) = the C columns of inp (N,C of ldi): pieces of a row are put side by side, or taken out of it */ \
     K(copy_columns, (real *out, const real *inp, int N, int C, int ldo, int ldi), (out, inp, N, C, ldo, ldi)) \
     /* dinp (N,C of ldi) += the C columns of dout (N,C of ldo) */ \

@@ -132,6 +132,7 @@ dropout: one word for two columns~k == 1 \? f.y~k == 1 ? f.x
 residual: gate dropped~k < columns && gate && g >= 0 \?~k < columns \&\& gate \&\& g < -5 ?
 residual backward: gate gets no dropout~component\(dropout_factors\(drop, \(size_t\)n \* \(\(C \+ 3\) / 4\) \+ c / 4\), c % 4\) \* branch~branch
 rows: stored one slot off~\(i / C / T \* W \+ i / C % T\)~(i \/ C \/ T * W + i \/ C % T + 1)
+rows: taken as if all were meant~inp\[\(i / C / T \* S \+ i / C % T\)~inp[(i \/ C \/ T * T + i \/ C % T)
 columns: overwrites a gradient~if \(ADD\) to\[n\*ld_to \+ c\] \+= ~if (ADD) to[n*ld_to + c] = 
 columns: distance of the other side~else to\[n\*ld_to \+ c\] = from\[n\*ld_from~else to[n*ld_to + c] = from[n*ld_to
 gru: gates exchanged~out\[i\] = \(1 - keep\) \* fresh \+ keep \* h\[i\];~out[i] = keep * fresh + (1 - keep) * h[i];

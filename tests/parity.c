@@ -619,11 +619,11 @@ static void parity_gather_rows_backward(void) {
     }
 }
 static void parity_store_rows(void) {
-    FOR_SIZES(T) FOR_SIZES(C) {
-        int W = T + 3, ld = C + 2;
-        Array *out = array((size_t)(2*W*C)), *inp = array((size_t)(2*T*ld));
-        set_padding(inp, ld, C, ld);
-        #define A(p) (out->p, inp->p, 2, T, W, C, ld)
+    FOR_SIZES(T) FOR_SIZES(C) for (int from = 0; from < 3; from += 2) {    // all rows; those between two before and one behind
+        int S = from ? T + 3 : T, W = T + 3, ld = C + 2;
+        Array *out = array((size_t)(2*W*C)), *inp = array((size_t)(2*S*ld));
+        set_padding(inp, ld, C, ld), set_padding(inp, S*ld, 0, from*ld), set_padding(inp, S*ld, (from + T)*ld, S*ld);
+        #define A(p) (out->p, inp->p + from*ld, 2, T, S, W, C, ld)
         CASE_K(store_rows, 0);
         #undef A
         drop_arrays();

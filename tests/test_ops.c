@@ -211,6 +211,19 @@ static void test_square_error(void) {
     for (int i = 0; i < 8; i++) CHECK_CLOSE("gradient", got[i], 10 * 0.5 * 2 * weight[i] * (x[i] - 1), 1e-12);
 }
 
+// Rows 1 and 2 of both sequences, without their first column, into slots 3 and 4; everything else stays
+static void test_cache_store(void) {
+    begin_step();
+    Tensor *kv = tensor(2, 4, 3, CONSTANT, "kv"), *cache = tensor(2, 6, 2, CONSTANT, "cache");
+    real x[24], got[24];
+    for (int i = 0; i < 24; i++) x[i] = i;
+    upload(kv->data, x, sizeof x), fill(cache->data, -1, 24);
+    cache_store(cache->data, 6, 3, kv, 1, 2, 1);
+    download(got, cache->data, sizeof got);
+    for (int b = 0; b < 2; b++) for (int w = 0; w < 6; w++) for (int c = 0; c < 2; c++)
+        CHECK_CLOSE("cache", got[(b*6 + w)*2 + c], w == 3 || w == 4 ? (b*4 + w - 2)*3 + 1 + c : -1, 0);
+}
+
 // ---- rules of the tape ----------------------------------------------------------------------------------------------------------
 static Tensor *reused_of(Tensor *a) {                    // b = f(a), c = g(b) + b: b has two readers
     Tensor *b = linear(a, in[1], NULL, GELU), *c = linear(b, in[2], NULL, LINEAR_ONLY);
@@ -361,6 +374,7 @@ int main(void) {
     gradcheck("square_error", square_inputs, square_case, 2);           // a weight for each row; for each third of it
     gradcheck("cross_entropy", entropy_inputs, entropy_case, 2);        // with and without an excluded entry
     test_square_error();
+    test_cache_store();
     test_tape();
     test_adamw();
     return finish("test_ops");
