@@ -6,13 +6,14 @@
 CC     = gcc
 BUILD  = build
 ARCH   = $(if $(call accepts,-march=native),-march=native)
-CFLAGS = -std=gnu11 -O3 -Wall -Wextra -fno-math-errno $(ARCH) $(OPENMP)
+CFLAGS = -std=gnu11 -O3 -Wall -Wextra -fno-math-errno $(ARCH) $(OPENMP) $(if $(ZLIB),,-DNO_ZLIB)
 
 # yes if the compiler takes these flags and links
 accepts = $(shell echo 'int main(void){return 0;}' | $(CC) $(1) -x c - -o /dev/null 2>/dev/null && echo yes)
 OMP     ?= $(if $(call accepts,-fopenmp -include omp.h),1,0)
 OPENMP   = $(if $(filter 1,$(OMP)),-fopenmp,-fopenmp-simd -Wno-unknown-pragmas)
-LDLIBS  := -lm $(if $(call accepts,-lz),-lz)
+ZLIB    := $(if $(call accepts,-lz),-lz)
+LDLIBS   = -lm $(ZLIB)
 
 # a C++ compiler of the same make: for nvcc, and for cuda_kernels.cu on the CPU, see tests/cuda_emu.h
 CXX = $(if $(findstring clang,$(CC)),clang++,g++)
@@ -28,8 +29,8 @@ CUDA_LIBS := $(shell $(NVCC) --dryrun -o /dev/null none.o 2>&1 | sed -n 's/^\#$$
 endif
 $(info [build] CC=$(CC) $(shell $(CC) -dumpversion 2>/dev/null) OMP=$(OMP) ARCH=$(ARCH) NVCC=$(if $(NVCC),$(NVCC) $(CUDA_ARCH),none) CXX=$(if $(EMU),$(CXX),none))
 
-PROGRAMS = bd3lm df
-HEADERS = common.h io.h kernels.h data/text.h data/maze.h data/video.h data/motion.h data/scores.h data/series.h data/images.h data/tasks.h tests/golden.h tests/check_bd3lm.h tests/check_df.h
+PROGRAMS = bd3lm df acdit
+HEADERS = common.h io.h kernels.h data/text.h data/maze.h data/video.h data/motion.h data/scores.h data/series.h data/images.h data/pictures.h data/tasks.h tests/golden.h tests/check_bd3lm.h tests/check_df.h tests/check_acdit.h
 KERNELS = $(BUILD)/cpu_kernels.o $(BUILD)/cpu_fast.o
 .DELETE_ON_ERROR:
 .PHONY: all emu setup demo test test-cuda test-long mutants kernel-table bench debug data docs-check clean
@@ -110,7 +111,7 @@ clean:
 # ---- tests --------------------------------------------------------------------------------------------------------------------
 # The plain kernels in double are the oracle of parity, and let gradients be checked to 1e-7.
 DOUBLE = -Dreal=double
-TESTS  = $(BUILD)/test_common $(BUILD)/test_video $(BUILD)/test_motion $(BUILD)/test_scores $(BUILD)/test_series $(BUILD)/test_images $(BUILD)/test_maze $(BUILD)/test_ops $(BUILD)/test_bd3lm64 $(BUILD)/test_bd3lm $(BUILD)/test_df64 $(BUILD)/test_df $(BUILD)/test_check_bd3lm $(BUILD)/test_check_df $(PROGRAMS:%=$(BUILD)/%64) $(BUILD)/poison $(BUILD)/fuzz $(BUILD)/fuzz_df
+TESTS  = $(BUILD)/test_common $(BUILD)/test_video $(BUILD)/test_motion $(BUILD)/test_scores $(BUILD)/test_series $(BUILD)/test_images $(BUILD)/test_maze $(BUILD)/test_ops $(BUILD)/test_bd3lm64 $(BUILD)/test_bd3lm $(BUILD)/test_df64 $(BUILD)/test_df $(BUILD)/test_acdit64 $(BUILD)/test_acdit $(PROGRAMS:%=$(BUILD)/test_check_%) $(PROGRAMS:%=$(BUILD)/%64) $(BUILD)/poison $(BUILD)/fuzz $(BUILD)/fuzz_df $(BUILD)/fuzz_acdit
 TEST_HEADERS = $(HEADERS) tests/check.h tests/allocations.h
 
 $(BUILD)/cpu64.so: cpu_kernels.c kernels.h $(BUILD)/flags
@@ -140,6 +141,8 @@ $(BUILD)/fuzz: tests/fuzz.c bd3lm.c $(KERNELS) $(TEST_HEADERS) $(BUILD)/flags
 	$(CC) $(CFLAGS) $(SANITIZE) -DPROGRAM='"../bd3lm.c"' $< $(KERNELS) -o $@ $(LDLIBS)
 $(BUILD)/fuzz_df: tests/fuzz.c df.c $(KERNELS) $(TEST_HEADERS) $(BUILD)/flags
 	$(CC) $(CFLAGS) $(SANITIZE) -DPROGRAM='"../df.c"' -DDF $< $(KERNELS) -o $@ $(LDLIBS)
+$(BUILD)/fuzz_acdit: tests/fuzz.c acdit.c $(KERNELS) $(TEST_HEADERS) $(BUILD)/flags
+	$(CC) $(CFLAGS) $(SANITIZE) -DPROGRAM='"../acdit.c"' -DACDIT $< $(KERNELS) -o $@ $(LDLIBS)
 $(BUILD)/kill: tests/kill.c io.h kernels.h tests/check.h $(BUILD)/flags
 	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
 $(BUILD)/poison: tests/poison.c io.h $(BUILD)/flags

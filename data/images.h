@@ -7,7 +7,7 @@
 // last sixth of the pictures; of a font every sixth glyph, because neighbours are alike and the last are all of a kind.
 #pragma once
 #include "../io.h"
-#if __has_include(<zlib.h>)
+#if __has_include(<zlib.h>) && !defined NO_ZLIB            // NO_ZLIB: the header is there, the library is not
 #include <zlib.h>
 #endif
 

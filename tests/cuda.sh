@@ -11,8 +11,10 @@ trap 'rm -rf "$scratch"' EXIT
 part $build/parity_cuda $build/cpu64.so
 part ./bd3lm check --device cuda $(sh tests/supported.sh "${GOLDEN:-tests/golden/bd3lm}")
 part ./df check --device cuda $(sh tests/supported.sh tests/golden/df)
+part ./acdit check --device cuda $(sh tests/supported.sh tests/golden/acdit)
 part sh tests/device.sh ./bd3lm "$scratch/device"
 part sh tests/device_df.sh ./df "$scratch/device_df"
+part sh tests/device_acdit.sh ./acdit "$scratch/device_acdit"
 if command -v compute-sanitizer >/dev/null; then         # memory, races, uninitialised reads: a small training and a sampling
     small="--data README.md --vocab 30 --layers 2 --width 24 --heads 3 --length 24 --batch 2 --steps 2 --device cuda --force"
     for tool in memcheck racecheck initcheck; do

@@ -1,5 +1,5 @@
 // fuzz.c: fuzz SCRATCH N [FIRST] [FILE...] gives N broken files (numbers FIRST, FIRST + 1, ...; the same for the same number) to every reader: the header of
-// safetensors, checkpoints, golden files (FILE...), texts and byte pairs, series; of bd3lm, or of df. A reader must accept or refuse with one line: no crash, no sanitizer's report, no memory
+// safetensors, checkpoints, golden files (FILE...), texts and byte pairs, series, files of pictures; of bd3lm, df or acdit. A reader must accept or refuse with one line: no crash, no sanitizer's report, no memory
 // on the word of a file. Every message of st_parse() and of series_parse() and every way in which a checkpoint is refused must be reached, and some files of each kind be accepted.
 // Broken how: the header is cut into JSON tokens, and a token is dropped, doubled, swapped or replaced by one that is unlikely to be expected; then bytes and lengths.
 #define TESTING
@@ -18,7 +18,7 @@ __attribute__((noreturn)) static void end(int status) { longjmp(ended, status ? 
 static void note(int line, const char *format);
 #define die(...) (note(__LINE__, FIRST_OF(__VA_ARGS__, 0)), die(__VA_ARGS__))
 #define FIRST_OF(first, ...) first
-#include PROGRAM                                        // -DPROGRAM='"../df.c"': its checkpoints and golden files; with -DDF what only df knows
+#include PROGRAM                                        // -DPROGRAM='"../df.c"': its checkpoints and golden files; with -DDF, -DACDIT what only these know
 #ifndef DF
 #include "../data/series.h"
 #endif
@@ -68,7 +68,7 @@ static int pick(int n) { return below(&r, n); }
 static const char *const strings[] = {
     "", "F64", "F32", "F16", "BF16", "I64", "I32", "U8", "BOOL", "F8_E4M3", "dtype", "shape", "data_offsets", "__metadata__", "format", "program", "step", "vocab.merges", "kind", "paper",
     "0", "1", "2", "3", "4", "-1", "7", "24", "256", "257", "1000000", "2147483647", "2147483648", "99999999999999999999", "1e308", "1e-320", "nan", "inf", "0x10", "1.5", " 1", "1 ", "1000", "60000",
-    "bd3lm", "df", "ar", "bd3", "mdlm", "text8", "bytes", "bd3_masks", "bd3_noise", "bd3_loss_grad", "loglinear", "\\u0041\\u00e9\\u20ac", "\\ud83d\\ude00", "\\ud800", "\\udc00", "\\ud800\\u0041",
+    "bd3lm", "df", "ar", "bd3", "mdlm", "text8", "bytes", "bd3_masks", "bd3_noise", "bd3_loss_grad", "loglinear", "none", "noised", "video", "acdit", "\\u0041\\u00e9\\u20ac", "\\ud83d\\ude00", "\\ud800", "\\udc00", "\\ud800\\u0041",
     "\\u0000", "\\u12", "\\uzzzz", "\\", "\\x", "\\\"", "\\n\\t\\r\\b\\f\\/", "\x01", "\n", "\x7f", "\x80\xff", "\xc3\xa9", "%s%n", "../../x"};
 static const char *const numbers[] = {"0", "1", "2", "3", "4", "8", "-1", "1.5", "1e3", "007", "", "255", "65536", "2147483648", "4294967296", "1152921504606846976", "9223372036854775808",
                                       "18446744073709551615", "18446744073709551616", "99999999999999999999999999", "1,1,1,1,1,1,1,1,1", "1,1,1,1,1,1,1,1,1,1", "1,2", "null", "true", "\"1\"", "[0]"};
@@ -196,6 +196,23 @@ static bool read_checkpoint(const SafeTensors *st) {
     schedule_free(&s);
     return done >= 0;
 }
+#elif defined ACDIT
+static bool read_checkpoint(const SafeTensors *st) {
+    Option *o = &options[pick((int)(sizeof options / sizeof *options) - 1)];
+    o->given = pick(4) == 0;                            // stood on the command line, with its default
+    int done = checkpoint_options(st, "FILE", options, " steps data "), N[MOST_N];
+    trained_blocks(N);
+    NetConfig c = net_config(clip_frames());
+    for (int i = 0; i < opt.classes; i++) class_name(i);
+    begin_dry_run();
+    for (int pass = 0; pass < 2; pass++) {              // as train --resume does: dry, then for real
+        Net net = net_create(c, true, 1, 0, 0);
+        checkpoint_resume(st, "FILE", &net.ps);
+        net_free(&net);
+        if (!pass) end_dry_run(false);
+    }
+    return done >= 0;
+}
 #else
 static bool read_checkpoint(const SafeTensors *st) {
     Option *o = &options[pick((int)(sizeof options / sizeof *options) - 1)];
@@ -223,6 +240,28 @@ static bool read_golden(const SafeTensors *st) {
 
 #ifdef DF                                               // it reads no texts
 static bool read_text(void) { return pick(2); }
+#elif defined ACDIT
+// A file of pictures, most often with something wrong in it: what is accepted fills its arrays
+static bool read_text(void) {
+    int n = pick(6), h = 1 + pick(40), w = pick(2) ? h : 1 + pick(40), style = pick(4);
+    size_t size = style == 0 ? 16 + (size_t)(n * h * w) : style == 1 ? (size_t)(n * 3073) : style == 2 ? 400 : (size_t)pick(300);
+    unsigned char *bytes = allocate(size + 1);
+    for (size_t i = 0; i < size; i++) bytes[i] = (unsigned char)pick(style == 1 ? 10 : 256);
+    if (style == 0) { unsigned char head[16] = {0, 0, 8, 3, 0, 0, 0, (unsigned char)n, 0, 0, 0, (unsigned char)h, 0, 0, 0, (unsigned char)w}; memcpy(bytes, head, 16); }
+    if (style == 2) for (int k = 0; k < 3; k++) memcpy(bytes + (k ? pick(380) : 0), k ? "\x89PNG\r\n\x1a\n\0\0\0\rIHDR" : "\0\1\0\0", k ? 16 : 4);
+    if (style == 3 && size > 3) memcpy(bytes, pick(2) ? "\x1f\x8b\x08" : "\0\0\x08\x01", 3);
+    for (int k = pick(3) ? 0 : pick(4); k > 0 && size; k--) bytes[pick((int)size)] = (unsigned char)pick(256);
+    if (pick(8) == 0) size = (size_t)pick((int)size + 1);
+    unsigned char *cut = memcpy(allocate(size), bytes, size);      // a piece of memory that ends where the file ends
+    free(bytes);
+    Images m = {0};
+    const char *error = pick(4) ? images_parse(&m, cut, size) : labels_parse(&m, cut, size);
+    int sum = 0;
+    if (!error && m.pixel) for (size_t i = 0; i < (size_t)m.n * (size_t)(m.size * m.size * m.channels); i++) sum += m.pixel[i];
+    if (!error && m.label) for (int i = 0; i < m.n; i++) sum += m.label[i];
+    free(cut), images_free(&m);
+    return !error && sum >= 0;
+}
 #else
 // Any bytes are a text: what is encoded decodes to the same bytes. Byte pairs of a file may be impossible.
 static bool read_text(void) {
@@ -344,6 +383,19 @@ static Bytes a_checkpoint(const char *scratch) {
     b.at = read_file(path.text, &b.size);
     return b;
 }
+#elif defined ACDIT
+static Bytes a_checkpoint(const char *scratch) {
+    opt.layers = 1, opt.width = 6, opt.heads = 2, opt.patch = 8, opt.blocks = "1,4", opt.classes = 3, opt.names = "a,b,c";
+    Path path = path_in(scratch, "fuzz_acdit.safetensors");
+    begin_dry_run();
+    Net net;
+    for (int pass = 0; pass < 2; pass++) { if (pass) end_dry_run(false); net = net_create(net_config(1), true, 1, 0, 0); if (!pass) net_free(&net); }
+    checkpoint_save(path.text, &net.ps, options, 7, NULL, NULL, 0);
+    net_free(&net);
+    Bytes b;
+    b.at = read_file(path.text, &b.size);
+    return b;
+}
 #else
 static Bytes a_checkpoint(const char *scratch) {
     opt.layers = 1, opt.width = 6, opt.heads = 2, opt.cond = 3, opt.length = 8, opt.merges = 5, opt.batch = 1000000, opt.clip_max = 0.05;
@@ -380,6 +432,9 @@ int main(int argc, char **argv) {
     read_messages("common.h", "static void checkpoint_read(", "// ---- 8. training", false);
 #ifdef DF
     read_messages("df.c", "static void choose_task(", "if (given(\"out\")", false);
+#elif defined ACDIT
+    read_messages("acdit.c", "static Layout layout(void)", "// Opens what --data names", false);
+    read_messages("acdit.c", "static int parse_list(", "// ---- 7. as coded", false);
 #else
     read_messages("bd3lm.c", "static NetConfig net_config(", "static Path checkpoint_path(", false);
     read_messages("bd3lm.c", "static Vocabulary checkpoint_vocabulary(", "static SafeTensors open_checkpoint(", false);

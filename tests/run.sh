@@ -23,25 +23,35 @@ part $build/test_bd3lm64
 part $build/test_bd3lm
 part $build/test_df64
 part $build/test_df
+part $build/test_acdit64
+part $build/test_acdit
 part ./bd3lm check $supported
 part ./bd3lm check --naive $supported
 part $build/bd3lm64 check $supported
 part ./df check $(sh tests/supported.sh tests/golden/df)
 part ./df check --naive $(sh tests/supported.sh tests/golden/df)
 part $build/df64 check $(sh tests/supported.sh tests/golden/df)
+part ./acdit check $(sh tests/supported.sh tests/golden/acdit)
+part ./acdit check --naive $(sh tests/supported.sh tests/golden/acdit)
+part $build/acdit64 check $(sh tests/supported.sh tests/golden/acdit)
 part $build/test_check_bd3lm $(sh tests/supported.sh tests/golden/bd3lm)
 part $build/test_check_df $(sh tests/supported.sh tests/golden/df)
+part $build/test_check_acdit $(sh tests/supported.sh tests/golden/acdit)
 part $build/fuzz "$scratch" 6000 20000 tests/golden/bd3lm/masks_L6_b2.safetensors tests/golden/bd3lm/noise_loglinear.safetensors
 part $build/fuzz_df "$scratch" 6000 0 $(sh tests/supported.sh tests/golden/df)
+part $build/fuzz_acdit "$scratch" 6000 0 $(sh tests/supported.sh tests/golden/acdit)
 part sh tests/cli.sh "$scratch"
 part sh tests/cli_df.sh "$scratch"
+part sh tests/cli_acdit.sh "$scratch"
 if [ -n "${EMU:-}" ]; then                               # the CUDA kernels, on an emulated device; one thread: two would mostly wait for each other
     part $build/test_emu
     part env OMP_NUM_THREADS=1 $build/parity_emu $build/cpu64.so
     part env OMP_NUM_THREADS=1 ./bd3lm_emu check --device cuda $supported
     part env OMP_NUM_THREADS=1 ./df_emu check --device cuda $(sh tests/supported.sh tests/golden/df)
+    part env OMP_NUM_THREADS=1 ./acdit_emu check --device cuda $(sh tests/supported.sh tests/golden/acdit)
     part env OMP_NUM_THREADS=1 sh tests/device.sh ./bd3lm_emu "$scratch/device"
     part env OMP_NUM_THREADS=1 sh tests/device_df.sh ./df_emu "$scratch/device_df"
+    part env OMP_NUM_THREADS=1 sh tests/device_acdit.sh ./acdit_emu "$scratch/device_acdit"
 else echo "         skipped: no C++ compiler for the emulated CUDA kernels"
 fi
 echo "$passed passed, $failed failed"

@@ -14,6 +14,14 @@ static bool unused(const SafeTensors *st, const StTensor *t) {
         || (!strcmp(kind, "df_waypoints") && !strncmp(t->name, "in.u_", 5) && t->shape[0] == 1);
 }
 
+// An element that the program rightly never computes: of acdit's layers the last clean block, and in the last layer all clean rows
+static bool not_computed(const SafeTensors *st, const StTensor *t, size_t j) {
+    if (strcmp(st_meta(st, "kind"), "acdit_loss_grad") || strncmp(t->name, "out.layer", 9)) return false;
+    long tokens = (long)t->shape[1] / 2, row = (long)(j / t->shape[2]) % (2*tokens), block = strtol(st_meta(st, "block_size"), NULL, 10);
+    bool last = strtol(t->name + 9, NULL, 10) == strtol(st_meta(st, "depth"), NULL, 10) - 1;
+    return row < tokens && (row >= tokens - block || last);
+}
+
 static bool passes(const char *file, const SafeTensors *st) {
     Golden g = {.st = st, .file = file};
     check_golden(&g);
@@ -42,8 +50,9 @@ int main(int argc, char **argv) {
                 }
             } else for (int where = 0; where < 3; where++) {         // first, middle, last element
                 size_t j = where == 0 ? 0 : where == 1 ? t->count / 2 : t->count - 1;
+                if (not_computed(&st, t, j)) continue;
                 double want = st_number(t, j);
-                double moved = want + 10 * (grad ? tol_grad * largest : tol * fmax(1, by_tensor ? largest : fabs(want)));
+                double moved = want + 10 * (tol == 0 ? 1 : grad ? tol_grad * largest : tol * fmax(1, by_tensor ? largest : fabs(want)));
                 float single = (float)moved;
                 if (!strcmp(t->dtype, "F32")) memcpy(bytes + 4*j, &single, 4);
                 else if (!strcmp(t->dtype, "F64")) memcpy(bytes + 8*j, &moved, 8);

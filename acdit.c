@@ -1,0 +1,1291 @@
+/* acdit.c: ACDiT (Hu et al. 2024, arXiv 2412.07720). Trains on small labelled pictures or videos, makes new ones block by block, and judges them.
+
+   A picture is cut into patches (tokens), and the tokens into blocks. Blocks come one after the other, as words come in a language model; inside a block all tokens
+   start as noise and are denoised together, as in a diffusion model, looking at the finished blocks before them. One block is full-sequence diffusion (DiT),
+   blocks of one token are autoregression over continuous tokens. Finished blocks are clean and never change: their keys and values are computed once.
+
+       make acdit && sh data/get.sh fashion && ./acdit train && ./acdit sample --watch
+       ./acdit check tests/golden/acdit/mask_n3_b2.safetensors                           recomputes numbers of the official code
+
+   Start reading at METHOD (section 2), then acdit_loss() (4), sample_step() (5), forward() (3). One step further down is common.h (ops), then cpu_kernels.c.
+   "The official code" is github.com/thunlp/ACDiT; what only that code does stands in section 7. Not here: the image autoencoder in front of the network (pictures are
+   small enough without one), text, fine-tuning for classification.
+
+   paper             here                                (t is always a position in this repository, never a level)
+   N, B, L           N, block, T = N * block             blocks ("AR length"), tokens of a block, tokens of a picture or video
+   t in 0..999       k                                   level of a block; k[b*N + i] is that of block i of picture b
+   bar alpha_t       alpha_bar(k)
+   x_i, x_i^(t)      x, x_k                              clean and noised tokens of block i; c_i and n_i in the paper's figures
+   eps_theta         forward()                           predicts the noise
+   h, theta          C, 12 C^2                           width, weights of a layer that every token meets
+   L_j, d_j, b_j     Axes.length, .dims, rope_base()     length of an axis of the picture, its share of a head, base of its rotations                    */
+#include "common.h"      // brings: tensors, tape, ops, parameters, checkpoints, training; through io.h: files, command line, pictures
+                         //         NEW(type, n): zeroed, you free it; HOST(type, n): zeroed, like to_device() it lives until the next begin_step()
+                         //         dry: a rehearsal without arithmetic that counts how much memory a step takes
+#include "data/images.h" // brings: labelled pictures from files
+#include "data/motion.h" // brings: videos of kinds of motion, and which law a video follows
+#include "data/pictures.h" // brings: pictures as tokens in blocks (Layout, token_order), and how they are shown
+#include "data/scores.h" // brings: Frechet distance, precision and recall
+
+// ---- 1. configuration ---------------------------------------------------------------------------------------------------------
+
+static struct {
+    int layers, width, heads, patch, clip, size, edge, channels, classes, batch, steps, warmup, save_every, seed, threads, samples, sampling_steps, length, sample_blocks, epochs;
+    double lr, decay, max_norm, weight_decay, ema, drop, guidance;
+    const char *data, *blocks, *context, *rope, *names, *out, *device, *precision, *solver, *steps_per_block, *frames, *classifier, *class;
+    bool resume, force, watch, cost, recompute, naive;
+} opt = {
+    .layers = 4, .width = 96, .heads = 3, .patch = 4, .clip = 8, .size = 16, .edge = 32, .channels = 1, .classes = 1, .batch = 32, .steps = 2000, .warmup = 50, .save_every = 1000,
+    .seed = 1, .samples = 8, .sampling_steps = 25, .epochs = 8,
+    .lr = 2e-3, .decay = 0.15, .max_norm = 1, .ema = 0.995, .drop = 0.1, .guidance = 1.5,
+    .data = "data/cache/fashion-mnist/train-images-idx3-ubyte.gz", .blocks = "4", .context = "clean", .rope = "paper", .names = "", .out = "out/acdit", .device = "cpu",
+    .precision = "auto", .solver = "dpmpp", .steps_per_block = "", .frames = "", .classifier = "out/classifier", .class = "",
+};
+
+static Option options[] = {
+    // name, type, variable with its default, smallest, largest, verbs, meaning, saved in checkpoints, given
+    {"data",     TEXT, &opt.data,      0, 0, " train eval classify ", "pictures: an IDX file (gz or not, its labels beside it), CIFAR-10 binary, a font of emoji; or video: generated", true, false},
+    {"blocks",   TEXT, &opt.blocks,    0, 0, " train ", "blocks of a picture or video (N); several, as 1,4,16: one of them is drawn for each batch", true, false},
+    {"patch",    INT,  &opt.patch,     1, 64, " train ", "pixels of an edge of a patch, which is a token", true, false},
+    {"clip",     INT,  &opt.clip,      4, 1000, " train ", "video: frames of a training video", true, false},
+    {"size",     INT,  &opt.size,      8, 32, " train ", "video: pixels of an edge of a frame", true, false},
+    {"edge",     INT,  &opt.edge,      1, 64, " ", "pixels of an edge of what was trained on", true, false},
+    {"channels", INT,  &opt.channels,  1, 3, " ", "of what was trained on: 1 grey, 3 red, green, blue", true, false},
+    {"classes",  INT,  &opt.classes,   1, 1000, " ", "of what was trained on", true, false},
+    {"names",    TEXT, &opt.names,     0, 0, " ", "of these classes", true, false},
+    {"context",  TEXT, &opt.context,   0, 0, " train ", "what a block sees of those before it: clean, or noised (the ablation of the paper's Fig. 6b)", true, false},
+    {"rope",     TEXT, &opt.rope,      0, 0, " train ", "rotary positions: paper, or code: as official weights want them", true, false},
+    {"layers",   INT,  &opt.layers,    1, 1000, " train ", "layers of the network (NL)", true, false},
+    {"width",    INT,  &opt.width,     1, 1e5, " train ", "width of the network (C)", true, false},
+    {"heads",    INT,  &opt.heads,     1, 1e4, " train ", "attention heads (NH); they divide --width", true, false},
+    {"batch",    INT,  &opt.batch,     1, 1e5, " train sample eval ", "pictures side by side (B)", true, false},
+    {"steps",    INT,  &opt.steps,     1, 1e9, " train ", "optimiser steps", true, false},
+    {"lr",       REAL, &opt.lr,        0, 10, " train ", "learning rate between warm-up and decay", true, false},
+    {"warmup",   INT,  &opt.warmup,    0, 1e9, " train ", "steps of linear warm-up; 0: off", true, false},
+    {"decay",    REAL, &opt.decay,     0, 1, " train ", "share of the steps, at the end, in which the learning rate falls to 1/64; 0: off", true, false},
+    {"clip-grad",REAL, &opt.max_norm,  0, 1e9, " train ", "largest norm of the gradient; 0: off", true, false},
+    {"weight-decay", REAL, &opt.weight_decay, 0, 10, " train ", "of AdamW", true, false},
+    {"ema",      REAL, &opt.ema,       0, 1, " train ", "decay of the moving average of the weights", true, false},
+    {"label-drop", REAL, &opt.drop,    0, 1, " train ", "share of the pictures whose label is hidden; guidance needs some", true, false},
+    {"save-every", INT, &opt.save_every, 0, 1e9, " train ", "steps between two checkpoints on the way; 0: only at the end", false, false},
+    {"seed",     INT,  &opt.seed,      0, 2147483647, " train sample eval classify ", "seed of all randomness", true, false},
+    {"samples",  INT,  &opt.samples,   1, 1e6, " sample eval ", "pictures or videos to make of each class", false, false},
+    {"class",    TEXT, &opt.class,     0, 0, " sample eval ", "name or number of the one class to make; all if not given", false, false},
+    {"solver",   TEXT, &opt.solver,    0, 0, " sample eval ", "dpmpp: DPM-Solver++ of second order, ddim, or ddpm", false, false},
+    {"sampling-steps", INT, &opt.sampling_steps, 1, 1000, " sample eval ", "steps of the solver in each block (S)", false, false},
+    {"steps-per-block", TEXT, &opt.steps_per_block, 0, 0, " sample eval ", "as 25,15,10: steps of block 0, 1, 2 and all later ones", false, false},
+    {"guidance", REAL, &opt.guidance,  0, 1000, " sample eval ", "scale of classifier-free guidance; up to 1: off", false, false},
+    {"sample-blocks", INT, &opt.sample_blocks, 0, 1e6, " sample eval ", "blocks (N) of a picture, of a clip of a video; 0: the last of --blocks", false, false},
+    {"length",   INT,  &opt.length,    0, 1e6, " sample ", "video: frames to make, as many as you like; 0: as in training", false, false},
+    {"recompute",FLAG, &opt.recompute, 0, 1, " sample ", "without the cache: all clean blocks again in every step", false, false},
+    {"cost",     FLAG, &opt.cost,      0, 1, " train sample ", "print the work, counted and as the paper's formula says; train: and leave", false, false},
+    {"frames",   TEXT, &opt.frames,    0, 0, " sample ", "directory: a picture after every step", false, false},
+    {"watch",    FLAG, &opt.watch,     0, 1, " sample ", "show the first picture come out of the noise, in the terminal", false, false},
+    {"classifier", TEXT, &opt.classifier, 0, 0, " sample eval classify ", "directory of the classifier that judges pictures", false, false},
+    {"epochs",   INT,  &opt.epochs,    1, 1e4, " classify ", "times that the classifier sees the training pictures", false, false},
+    {"out",      TEXT, &opt.out,       0, 0, " train sample eval ", "directory of the checkpoint", false, false},
+    {"resume",   FLAG, &opt.resume,    0, 1, " train ", "go on from the checkpoint in --out; steps, save-every, threads, naive, device may change", false, false},
+    {"force",    FLAG, &opt.force,     0, 1, " train classify ", "overwrite what is there", false, false},
+    {"threads",  INT,  &opt.threads,   0, 4096, " train sample eval classify check ", "threads; 0: one for each core", false, false},
+    {"device",   TEXT, &opt.device,    0, 0, " train sample eval classify check ", "cpu, or cuda: one NVIDIA GPU", false, false},
+    {"precision",TEXT, &opt.precision, 0, 0, " train sample eval classify ", "products in fp32 or bf16; auto: bf16 where the processor has a matrix unit; cuda knows fp32 only", false, false},
+    {"naive",    FLAG, &opt.naive,     0, 1, " train sample eval classify check ", "plain kernels only", false, false},
+    {0},
+};
+static bool given(const char *name) { for (const Option *o = options; o->name; o++) if (!strcmp(o->name, name)) return o->given; return false; }
+static void set_up(void) { select_machine(opt.threads, opt.device, &opt.precision, opt.naive); }
+
+// the index of text among n names; ends the program with a line that lists them if it is none
+static int choice(const char *option, const char *text, const char *const *names, int n) {
+    char list[256] = "";
+    for (int i = 0; i < n; i++) {
+        if (!strcmp(text, names[i])) return i;
+        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", !i ? "" : i == n - 1 ? " or " : ", ", names[i]);
+    }
+    die("--%s %s: %s", option, text, list);
+}
+#define CHOICE(option, text, names) choice(option, text, names, (int)(sizeof(names) / sizeof *(names)))
+
+// ---- 2. METHOD ----------------------------------------------------------------------------------------  <- start here ---------
+// p(x_0 .. x_{N-1}) = prod_i p(x_i | x_<i): blocks in order, each drawn by a diffusion model that sees the finished, clean blocks before it.      (Eqs. 1, 2)
+//     L = E_k E_eps sum_i | eps - forward(x_i^(k_i); k_i, label, x_<i) |^2                                                                         (Eq. 3)
+
+// How much of the signal is left at level k of K = 1000: variances beta from 1e-4 to 0.02, all blocks alike. alpha_bar(-1) is 1: clean.           (Sec. 3)
+enum { K = 1000 };
+static double beta(int k) { return 1e-4 + (0.02 - 1e-4) * k / (K - 1); }
+static double alpha_bar(int k) {
+    static double table[K];
+    if (!table[0]) for (int i = 0; i < K; i++) table[i] = (i ? table[i - 1] : 1) * (1 - beta(i));
+    return k < 0 ? 1 : table[k];
+}
+// x^(k) = sqrt(alpha_bar) x + sqrt(1 - alpha_bar) eps
+static void noising(double *of_x, double *of_noise, int k) { *of_x = sqrt(alpha_bar(k)), *of_noise = sqrt(1 - alpha_bar(k)); }
+
+// One level for each block, independent of all others: k (B,N)
+static void draw_levels(int *k, int B, int N, Rng *r) { for (int i = 0; i < B*N; i++) k[i] = below(r, K); }
+// Some pictures are shown without their label (classes: the null label), so that one network knows p(x) as well as p(x | label)
+static void drop_labels(int *label, int B, int classes, double p, Rng *r) { for (int b = 0; b < B; b++) if (uniform(r) < p) label[b] = classes; }
+
+// What row i of the doubled sequence [c_0 .. c_{N-2} | n_0 .. n_{N-1}] attends to, the "skip-causal attention mask":                       (Sec. 4.2, Fig. 2a)
+//   a clean token of block j sees the clean blocks up to and including j (so it can be cached: it never sees noise);
+//   a noised token of block j sees the clean blocks before j, and noised block j.
+// clean: tokens of the clean half. (N-1) * block are enough, since nobody looks at the last clean block: this makes N^2 blocks of attention, as many as DiT has.
+static Span attends(int i, int clean, int block) {
+    int t = i < clean ? i : i - clean, start = t / block * block, end = start + block;
+    return i < clean ? (Span){.hi = {end}} : (Span){.lo = {0, clean + start}, .hi = {start, clean + end}};
+}
+// The ablation: noised context, as in Diffusion Forcing. There are no clean tokens; noised block j sees noised blocks up to j.                   (Fig. 6b)
+static Span attends_noised(int i, int block) { return (Span){.hi = {(i / block + 1) * block}}; }
+// The same when sampling, where keys are [`seen` tokens of finished blocks .. | scratch: the blocks in the making]: of the rows [context | noised, noised without label]
+// row i of the context (clean block i / block of the first `context` rows, which ends at `from` + its end), or of a block in the making, which sees itself.
+static Span attends_cached(int i, int context, int from, int seen, int scratch, int block) {
+    int end = from + (i / block + 1) * block, own = scratch + (i - context) / block * block;
+    return i < context ? (Span){.hi = {end < seen ? end : seen}} : (Span){.lo = {0, own}, .hi = {seen, own + block}};
+}
+
+// RoPE-ND: a head is cut into a segment of d_j elements for each axis j of the picture (row, column; in a video also time), and element i of a segment turns with
+// element i + d_j/2 by the angle m_j b_j^(-2i/d_j), where m_j is the token's position along that axis. So q.k depends on differences of positions alone.    (Sec. 4.3)
+typedef struct Axes { int n, dims[3], length[3]; } Axes;
+static double rope_base(int length) { return 100 * ceil(8.0 * length / (100 * 3.14159265358979323846)); }
+// angle, pair (HS): of every element; pair -1: it does not turn. m (axes)
+static void rope_angles(double *angle, int *pair, const int *m, Axes a, int HS) {
+    for (int i = 0; i < HS; i++) angle[i] = 0, pair[i] = -1;
+    for (int j = 0, at = 0; j < a.n; at += a.dims[j++])
+        for (int i = 0, half = a.dims[j] / 2; i < half; i++) {
+            angle[at + i] = angle[at + half + i] = m[j] * pow(rope_base(a.length[j]), -2.0 * i / a.dims[j]);
+            pair[at + i] = at + half + i, pair[at + half + i] = at + i;
+        }
+}
+
+// Guidance: away from what would be expected without the label, eps = eps_null + w (eps_label - eps_null), for w > 1
+static void guidance(double *of_label, double *of_null, double w) { *of_label = w, *of_null = 1 - w; }
+
+// A step of a solver from level k[i] to k[i+1], clean after the last:  x0 = x0_x x + x0_eps eps;  x = x_x x + x_x0 x0 + x_other other.
+//   dpmpp  DPM-Solver++, second order, multistep (Lu et al. 2022): other is the x0 of the step before                             (the paper's choice: 25 steps)
+//   ddim   (Song et al. 2021, eta = 0): no other.   ddpm (Ho et al. 2020): other is fresh noise.  Both step down by K/S levels.
+typedef enum { DPMPP, DDIM, DDPM, SOLVERS } Solver;
+static const char *const solver_name[] = {"dpmpp", "ddim", "ddpm"};
+typedef struct Step { double x0_x, x0_eps, x_x, x_x0, x_other; } Step;
+// -log(sigma / alpha) of a level: half the log of its signal-to-noise ratio
+static double lambda(int k) { return 0.5 * log(alpha_bar(k) / (1 - alpha_bar(k))); }
+static Step solver_step(Solver solver, const int *k, int i, int S) {
+    double now = alpha_bar(k[i]), to = solver == DPMPP ? i + 1 < S ? alpha_bar(k[i + 1]) : 1 : alpha_bar(k[i] - K/S), keep = sqrt((1 - to) / (1 - now));
+    Step s = {.x0_x = 1 / sqrt(now), .x0_eps = -sqrt(1/now - 1)};
+    if (solver == DDPM) {
+        double r = now / to;                            // variance of the last step: 0
+        s.x_x = sqrt(r) * (1 - to) / (1 - now), s.x_x0 = sqrt(to) * (1 - r) / (1 - now), s.x_other = k[i] > 0 ? sqrt(fmax((1 - to) / (1 - now) * (1 - r), 1e-20)) : 0;
+    } else if (solver == DDIM || i == S - 1) {          // x = sqrt(to) x0 + sqrt(1 - to) eps, with eps from x and x0
+        s.x_x = keep, s.x_x0 = sqrt(to) - keep * sqrt(now);
+    } else {
+        double h = lambda(k[i + 1]) - lambda(k[i]), of_x0 = -sqrt(to) * expm1(-h), back = i ? h / (2 * (lambda(k[i]) - lambda(k[i - 1]))) : 0;
+        s.x_x = keep, s.x_x0 = of_x0 * (1 + back), s.x_other = -of_x0 * back;
+    }
+    return s;
+}
+// The levels k (S) at which a solver asks: S of S + 1 from 999 down to 0, evenly spaced, for dpmpp; 999, 999 - K/S, ... for the others
+static void solver_levels(int *k, Solver solver, int S) {
+    for (int i = 0; i < S; i++) k[i] = solver == DPMPP ? (int)rint((double)(K - 1) * (S - i) / S) : K - 1 - i * (K/S);
+}
+
+// ---- the work (Sec. 4.4, App. A) ----
+// FLOPs (two for each product and sum) of a layer, and of a whole pass of NL layers, for one picture. A token costs 24 C^2, a pair of query and key 4 C.
+// One denoising sweep over all blocks, finished blocks cached: 2 L theta + 2 C L^2 + 2 C L B; one over the whole sequence at once: 2 L theta + 4 C L^2.
+static double flops_sweep(double C, double L, double block) { return 24*C*C * L + 2*C * L*L + 2*C * L*block; }
+static double flops_full(double C, double L) { return flops_sweep(C, L, L); }
+// Share of that work that blocks save: at most one half                                                                                      (Sec. 4.4)
+static double flops_saved(double C, double L, double block) { return (1 - block/L) / (2 + 12*C / L); }
+// The formula leaves out: the clean tokens, once (in the last layer only their keys and values); the modulation, 6C numbers a layer and 2C at the end for each of G
+// conditions; both ends. In training clean and noised tokens go through together: 2L - B tokens and L^2 pairs a layer.
+static double flops_clean(double NL, double C, double L, double block) { return (NL - 1) * (24*C*C * (L - block) + 4*C * (L*L - L*block) / 2) + 4*C*C * (L - block); }
+static double flops_rest(double NL, double C, double D, double freq, double tokens_in, double tokens_out, double G) {
+    return G * (2*freq*C + 2*C*C + NL * 12*C*C + 4*C*C) + tokens_in * 2*D*C + tokens_out * 2*C*D;
+}
+
+// ---- 3. network ---------------------------------------------------------------------------------------------------------------
+// A pre-norm transformer that noised tokens pass modulated by their block's level and their picture's label (adaLN-zero: shift, scale and gate before and behind each
+// branch), and clean tokens as they are: the same weights, no level, no label, no gate. Names and shapes are the official ones.
+
+typedef struct NetConfig {
+    int NL, C, NH, mlp;         // layers, width, heads, width of the MLP over C: 4
+    int D, classes, freq;       // numbers of a token; labels 0..classes-1, and classes: the null label; sinusoids of a level: 256
+    double eps;                 // under the root of RMSNorm: 1e-6
+    Axes axes;
+    void (*angles)(double *angle, int *pair, const int *m, Axes a, int HS);     // rope_angles(), or as coded
+    int frames, side;           // positions: time 0..frames-1, row and column 0..side-1
+} NetConfig;
+
+typedef struct Dense { Tensor *weight, *bias; } Dense;                  // a linear layer
+typedef struct Layer { Tensor *norm1, *norm2, *q_norm, *k_norm; Dense qkv, proj, fc1, fc2, ada; } Layer;
+typedef struct Net {
+    NetConfig c;
+    Params ps;
+    Tensor *x_embedder, *labels, *norm_final;
+    Dense time0, time2, linear, ada;
+    Layer *layer;
+    Rope rope;
+    real *cache;                // keys|values (NL,cache_B,slots,2C) for sampling, else NULL
+    int cache_B, slots;
+    Tensor **after;             // (NL), or NULL: where to leave the tokens behind each layer, for `check` and the tests
+} Net;
+
+static double flops_counted;                            // of all passes since somebody set it to 0: counted where they are made
+static long pairs_counted;                              // pairs of a query and a key in the layers
+
+// Xavier: U(-bound, bound), bound^2 = 6 / (fan-in + fan-out); bias 0. how: UNIFORM, NORMAL of deviation 0.02, or ZERO
+static Dense dense(Params *ps, const char *name, int layer, int out, int in, Init how) {
+    char text[96];
+    Dense d;
+    int n = layer >= 0 ? snprintf(text, sizeof text, "blocks.%d.%s", layer, name) : snprintf(text, sizeof text, "%s", name);
+    strcpy(text + n, ".weight"), d.weight = param(ps, text, out, in, how, how == NORMAL ? 0.02 : sqrt(6.0 / (in + out)));
+    strcpy(text + n, ".bias"), d.bias = param(ps, text, 0, out, ZERO, 0);
+    return d;
+}
+static Tensor *norm_weight(Params *ps, const char *name, int layer, int n) {
+    char text[96];
+    snprintf(text, sizeof text, "blocks.%d.%s.weight", layer, name);
+    return param(ps, text, 0, n, ONE, 0);
+}
+static void embedder_create(Net *net) {
+    int C = net->c.C;
+    net->time0 = dense(&net->ps, "t_embedder.mlp.0", -1, C, net->c.freq, NORMAL), net->time2 = dense(&net->ps, "t_embedder.mlp.2", -1, C, C, NORMAL);
+    net->labels = param(&net->ps, "y_embedder.embedding_table.weight", net->c.classes + 1, C, NORMAL, 0.02);
+}
+
+// Rotations for every token of `frames` frames of side x side patches: position (time * side + row) * side + column
+static Rope rope_nd_create(NetConfig c) {
+    int P = c.frames * c.side * c.side, HS = c.C / c.NH, *pair = NEW(int, HS);
+    double *angle = NEW(double, dry ? (size_t)HS : (size_t)P * (size_t)HS);
+    for (int p = 0; p < (dry ? 1 : P); p++) {
+        int m[3] = {p / c.side / c.side, p / c.side % c.side, p % c.side};
+        c.angles(angle + (size_t)p * (size_t)HS, pair, m + 3 - c.axes.n, c.axes, HS);
+    }
+    Rope r = rope_of(P, HS, angle, pair);
+    free(angle), free(pair);
+    return r;
+}
+
+// Registers all parameters and takes their memory; cache_B, slots: pictures and tokens of the cache, 0: none.
+static Net net_create(NetConfig c, bool training, uint64_t seed, int cache_B, int slots) {
+    Net net = {.c = c, .layer = NEW(Layer, c.NL), .cache_B = cache_B, .slots = slots};
+    Params *ps = &net.ps;
+    int C = c.C, M = c.mlp * C;
+    net.x_embedder = param(ps, "x_embedder.weight", C, c.D, UNIFORM, sqrt(6.0 / (c.D + C)));
+    embedder_create(&net);
+    for (int l = 0; l < c.NL; l++) {
+        Layer *y = &net.layer[l];
+        y->norm1 = norm_weight(ps, "norm1", l, C), y->norm2 = norm_weight(ps, "norm2", l, C);
+        y->qkv = dense(ps, "attn.qkv", l, 3*C, C, UNIFORM), y->proj = dense(ps, "attn.proj", l, C, C, UNIFORM);
+        y->q_norm = norm_weight(ps, "attn.q_norm", l, C / c.NH), y->k_norm = norm_weight(ps, "attn.k_norm", l, C / c.NH);
+        y->fc1 = dense(ps, "mlp.fc1", l, M, C, UNIFORM), y->fc2 = dense(ps, "mlp.fc2", l, C, M, UNIFORM);
+        y->ada = dense(ps, "adaLN_modulation.1", l, 6*C, C, ZERO);     // gates start at 0: for noised tokens every layer starts as the identity
+    }
+    net.norm_final = param(ps, "final_layer.norm_final.weight", 0, C, ONE, 0);
+    net.linear = dense(ps, "final_layer.linear", -1, c.D, C, ZERO), net.ada = dense(ps, "final_layer.adaLN_modulation.1", -1, 2*C, C, ZERO);
+    params_create(ps, training, seed);
+    net.rope = rope_nd_create(c);
+    size_t size = (size_t)c.NL * (size_t)cache_B * (size_t)slots * 2*(size_t)C;
+    if (cache_B) net.cache = arena_take(&persistent, size * sizeof(real)), fill(net.cache, 0, size);      // 0: slots that nobody sees must not hold a NaN
+    return net;
+}
+static void net_free(Net *net) { params_free(&net->ps); free(net->layer); *net = (Net){0}; }
+
+static Tensor *apply(Tensor *x, Dense d, Activation act) {
+    flops_counted += 2.0 * rows(x) * x->C * d.weight->T;
+    return linear(x, d.weight, d.bias, act);
+}
+// rows first..first+n-1 of a linear layer as a layer of its own
+static Dense part_of(Dense d, int first, int n) {
+    Tensor *bias = HOST(Tensor, 1);
+    *bias = *d.bias;
+    bias->C = n, bias->data += first;
+    if (bias->grad) bias->grad += first;
+    return (Dense){weight_rows(d.weight, first, n), bias};
+}
+
+// SiLU(level + label) of G conditions (1,G,C), which is all that the modulations ask for. level, label (G); t_emb, y_emb: the two parts; after this, y_emb is their sum.
+static Tensor *condition(Net *net, const double *level, const int *label, int G, Tensor **t_emb, Tensor **y_emb) {
+    Tensor *features = level_features(to_device(level, (size_t)G * sizeof(double)), G, net->c.freq);
+    *t_emb = apply(apply(features, net->time0, SILU), net->time2, LINEAR_ONLY);
+    *y_emb = embedding(net->labels, to_device(label, (size_t)G * sizeof(int)), 1, G);
+    return sum(*t_emb, *y_emb, SILU);
+}
+
+// What the network is shown: of each of B pictures `clean` tokens and behind them `noised` ones, with the position of each and what it attends to (for all pictures
+// alike). Row (b, t) has condition group[b*T + t] of the G, -1: none, a clean token. With a cache, clean tokens are stored from slot clean_at on, noised ones
+// from noised_at on, and spans are intervals of its slots.
+typedef struct Input {
+    Tensor *x;                  // (B, T = clean + noised, D)
+    int clean, noised, G, clean_at, noised_at;
+    const int *position, *group, *label;
+    const double *level;
+    const Span *span;
+} Input;
+
+// The noise that it predicts: (B, noised, D). Clean tokens predict nothing: behind the last layer nobody asks for them, so there they have keys and values alone.
+static Tensor *forward(Net *net, Input in, bool cached) {
+    NetConfig c = net->c;
+    int B = in.x->B, T = in.clean + in.noised, N = B * in.noised, C = c.C, keys = cached ? net->slots : T;
+    int *position = HOST(int, B*T), *row = HOST(int, N), *row_position = HOST(int, N), *row_group = HOST(int, N);
+    for (int i = 0; i < B*T; i++) {
+        position[i] = in.position[i % T];
+        if (position[i] >= net->rope.P) die("internal error: position %d, rotary tables end at %d", position[i], net->rope.P);
+    }
+    for (int i = 0; i < N; i++) row[i] = i / in.noised * T + in.clean + i % in.noised, row_position[i] = position[row[i]], row_group[i] = in.group[row[i]];
+    size_t all_bytes = (size_t)(B*T) * sizeof(int), row_bytes = (size_t)N * sizeof(int);
+    const int *at = to_device(position, all_bytes), *wanted = to_device(row, row_bytes), *wanted_at = to_device(row_position, row_bytes);
+    const int *group = to_device(in.group, all_bytes), *wanted_group = to_device(row_group, row_bytes);
+    const Span *span = to_device(in.span, (size_t)T * sizeof(Span));
+    long pairs[2] = {0};                                // of clean and of noised queries
+    for (int t = 0; t < T; t++) for (int p = 0; p < 2; p++) pairs[t >= in.clean] += (long)B * (in.span[t].hi[p] - in.span[t].lo[p]);
+
+    Tensor *t_emb, *y_emb, *cond = condition(net, in.level, in.label, in.G, &t_emb, &y_emb);
+    flops_counted += 2.0 * rows(in.x) * c.D * C;
+    Tensor *x = linear(in.x, net->x_embedder, NULL, LINEAR_ONLY);
+    for (int l = 0; l < c.NL; l++) {
+        Layer *y = &net->layer[l];
+        size_t mark = per_step.used;
+        bool only_noised = l == c.NL - 1 && in.clean;   // of the queries, and of everything behind the attention
+        Tensor *mod = apply(cond, y->ada, LINEAR_ONLY); // shift, scale, gate of both branches
+        Tensor *h = norm_modulate(x, y->norm1, (Modulation){mod, group, 0, C, 2*C}, RMS, c.eps), *q, *kv;
+        if (only_noised) group = wanted_group;
+        if (only_noised) {
+            kv = rope(head_norm(apply(h, part_of(y->qkv, C, 2*C), LINEAR_ONLY), 0, c.NH, y->k_norm, c.eps), net->rope, at, c.NH);
+            q = rope(head_norm(apply(gather_rows(h, wanted, N), part_of(y->qkv, 0, C), LINEAR_ONLY), 0, c.NH, y->q_norm, c.eps), net->rope, wanted_at, c.NH);
+            x = gather_rows(x, wanted, N);
+        } else q = kv = rope(head_norm(head_norm(apply(h, y->qkv, LINEAR_ONLY), 0, c.NH, y->q_norm, c.eps), C, c.NH, y->k_norm, c.eps), net->rope, at, 2*c.NH);
+        int column = kv->C - 2*C;                       // keys and values are the last 2C columns of kv
+        if (cached) {
+            real *cache = net->cache + (size_t)l * (size_t)net->cache_B * (size_t)net->slots * 2*(size_t)C;
+            if (in.clean) cache_store(cache, net->slots, in.clean_at, kv, 0, in.clean, column);
+            cache_store(cache, net->slots, in.noised_at, kv, in.clean, in.noised, column);
+            kv = constant(cache, B, keys, 2*C, "cache"), column = 0;
+        }
+        Tensor *a = attention(q, kv, column, only_noised ? span + in.clean : span, B, c.NH);
+        long asked = only_noised ? pairs[1] : pairs[0] + pairs[1];
+        pairs_counted += asked, flops_counted += 4.0 * C * (double)asked;
+        x = gated_residual(x, apply(a, y->proj, LINEAR_ONLY), (Modulation){mod, group, 0, C, 2*C}, (Dropout){0});
+
+        Modulation second = {mod, group, 3*C, 4*C, 5*C};
+        h = norm_modulate(x, y->norm2, second, RMS, c.eps);
+        flops_counted += 2.0 * rows(h) * C * y->fc1.weight->T;
+        x = gated_residual(x, apply(linear_hidden(h, y->fc1.weight, y->fc1.bias, GELU), y->fc2, LINEAR_ONLY), second, (Dropout){0});
+        if (l < c.NL - 1) x = keep(x, mark);
+        if (net->after) net->after[l] = x;
+    }
+    Modulation last = {apply(cond, net->ada, LINEAR_ONLY), c.NL && in.clean ? wanted_group : group, 0, C, 0};
+    return reshape(apply(norm_modulate(x, net->norm_final, last, RMS, c.eps), net->linear, LINEAR_ONLY), B, in.noised, c.D);
+}
+
+// ---- 4. loss ------------------------------------------------------------------------------------------------------------------
+
+// coefficients of mix(), made row by row
+typedef struct Rows { double *a, *b; } Rows;
+static Rows rows_create(int N) { return (Rows){HOST(double, N), HOST(double, N)}; }
+
+static Tensor *on_device(const real *x, int B, int T, int C, const char *name) {
+    return constant(to_device(x, (size_t)B * (size_t)T * (size_t)C * sizeof(real)), B, T, C, name);
+}
+// side by side for each picture: tokens first..first+n-1 of x, then all of y
+static Tensor *tokens_before(Tensor *x, int first, int n, Tensor *y) {
+    int B = y->B, T = y->T, D = y->C;
+    if (!n) return y;
+    Tensor *both = CONCAT(columns_of(reshape(x, B, 1, x->T * D), first * D, n * D), reshape(y, B, 1, T * D));
+    return reshape(both, B, n + T, D);
+}
+
+// What each block sees: the clean blocks before it, noised ones (the ablation), or, to find out what a context is worth, none
+typedef enum { CLEAN, NOISED, NONE, CONTEXTS } Context;
+static const char *const context_name[] = {"clean", "noised", "none"};
+
+// L = mean over pictures, tokens and numbers of (eps - forward(x^(k); k, label, x_<i))^2                                                   (Eq. 3)
+// x, noise (B,T,D) on the device, tokens in the order of the sequence; k (B,N); label (B); position (T). context_x: the clean tokens that are shown, mostly x itself.
+typedef struct Loss { Tensor *loss, *error, *prediction, *x_k; } Loss;
+static Loss acdit_loss(Net *net, Tensor *x, Tensor *context_x, Tensor *noise, const int *k, const int *label, const int *order, int N, Context context) {
+    int B = x->B, T = x->T, block = T / N, clean = context == CLEAN ? T - block : 0, S = clean + T;
+    Rows r = rows_create(B*T);
+    for (int i = 0; i < B*T; i++) noising(&r.a[i], &r.b[i], k[i / block]);
+    Loss l = {.x_k = mix(x, r.a, noise, r.b, NULL, NULL)};
+
+    int *position = HOST(int, S), *group = HOST(int, B*S), *group_label = HOST(int, B*N);
+    double *level = HOST(double, B*N), *weight = HOST(double, B*T);
+    Span *span = HOST(Span, S);
+    for (int i = 0; i < S; i++) {
+        position[i] = order[i < clean ? i : i - clean];
+        span[i] = context == NOISED ? attends_noised(i, block) : attends(i, clean, block);
+        for (int b = 0; b < B; b++) group[b*S + i] = i < clean ? -1 : b*N + (i - clean) / block;
+        if (context == NONE) span[i].hi[0] = 0;
+    }
+    for (int i = 0; i < B*N; i++) level[i] = k[i], group_label[i] = label[i / N];
+    for (int i = 0; i < B*T; i++) weight[i] = 1;
+    Tensor *shown = tokens_before(context_x, 0, clean, l.x_k);
+    shown->kind = CONSTANT;                             // nobody asks for its gradient
+    l.prediction = forward(net, (Input){.x = shown, .clean = clean, .noised = T, .G = B*N, .position = position, .group = group, .label = group_label, .level = level, .span = span}, false);
+    l.loss = square_error(l.prediction, noise, weight, 1 / ((double)B * T * x->C), 1, &l.error);
+    return l;
+}
+
+// ---- 5. sampling --------------------------------------------------------------------------------------------------------------
+// For block i: start from noise, S steps of a solver, each asking the network about the block (once more without its label, for guidance) while it looks at the keys
+// and values of the finished blocks. These depend on neither level nor label, so both halves share ONE cache. The first step of block i also takes block i-1, now
+// clean, through the network, and stores it. In a video that goes on beyond the training length the cache is a ring: the oldest block makes room.
+
+typedef struct Sampler {
+    Net *net;
+    int B, N, block, window;    // pictures; blocks to make; tokens of a block; blocks that the cache holds
+    Solver solver;
+    int steps[64];              // of block 0, 1, ..., 63 and all later ones
+    double guidance;            // > 1: two halves
+    bool recompute;             // without using the cache: all clean blocks again in every step
+    Context context;
+    const int *label, *order;   // (B), position of every token (N*block)
+    real *x, *x0;               // (B, N*block, D): finished blocks, the one in the making, and noise; (B,block,D): the last prediction of x0, or fresh noise
+    uint64_t seed, number;      // of everything that is drawn; of the first picture: what is drawn for one does not depend on those beside it
+    long passes;
+    // called after every step of the solver, or NULL: x (B,block,D) as it was before, and what the network said of it
+    void (*watch)(struct Sampler *s, int i, int step, Tensor *x, Tensor *eps_label, Tensor *eps_null);
+} Sampler;
+static int halves(const Sampler *s) { return s->guidance > 1 ? 2 : 1; }
+static int steps_of(const Sampler *s, int i) { return s->steps[i < 64 ? i : 63]; }
+// slots of the cache: the window, and the blocks in the making
+static int cache_slots(const Sampler *s) { return (s->window + halves(s)) * s->block; }
+
+static size_t token_size(const Sampler *s) { return (size_t)s->net->c.D * sizeof(real); }
+// block i of every picture: host memory (B,block,D), until the next begin_step()
+static real *block_of(const Sampler *s, int i, int n) {
+    size_t one = (size_t)n * (size_t)s->block * token_size(s), all = (size_t)s->N * (size_t)s->block * token_size(s);
+    char *out = host_take((size_t)s->B * one);
+    for (int b = 0; b < s->B; b++) memcpy(out + (size_t)b * one, (char *)s->x + (size_t)b * all + (size_t)(i * s->block) * token_size(s), one);
+    return (real *)out;
+}
+static void put_block(const Sampler *s, int i, const real *from) {
+    size_t one = (size_t)s->block * token_size(s), all = (size_t)s->N * one;
+    for (int b = 0; b < s->B; b++) memcpy((char *)s->x + (size_t)b * all + (size_t)i * one, (const char *)from + (size_t)b * one, one);
+}
+
+static void normals(real *x, size_t n, Rng r) { for (size_t i = 0; i < n; i++) x[i] = (real)normal(&r); }
+
+// What the network says of block i, x (B,block,D) at level k: eps (B, halves * block, D). The finished blocks from..i-1 go through it too, and into the cache.
+static Tensor *predict_block(Sampler *s, int i, Tensor *x, int k, int from) {
+    int B = s->B, block = s->block, H = halves(s), context = (i - from) * block, T = context + H * block, scratch = s->window * block;
+    bool noised = s->context == NOISED;
+    int *position = HOST(int, T), *group = HOST(int, B*T), G = H*B + (noised ? B : 0), *label = HOST(int, G);
+    double *level = HOST(double, G);
+    Span *span = HOST(Span, T);
+    int seen = (i < s->window ? i : s->window) * block;
+    for (int t = 0; t < T; t++) {
+        position[t] = s->order[t < context ? from * block + t : i * block + (t - context) % block];
+        span[t] = attends_cached(t, context, from * block, seen, scratch, block);
+        for (int b = 0; b < B; b++) group[b*T + t] = t >= context ? (t - context) / block * B + b : noised ? H*B + b : -1;
+    }
+    for (int g = 0; g < G; g++) level[g] = g < H*B ? k : 0, label[g] = g / B == 1 && H == 2 ? s->net->c.classes : s->label[g % B];
+    Tensor *shown = H == 2 ? tokens_before(x, 0, block, x) : x;
+    if (context) shown = tokens_before(on_device(block_of(s, from, i - from), B, context, s->net->c.D, "context"), 0, context, shown);
+    s->passes++;
+    return forward(s->net, (Input){.x = shown, .clean = context, .noised = H * block, .G = G, .clean_at = s->window ? from % s->window * block : 0, .noised_at = scratch,
+                                   .position = position, .group = group, .label = label, .level = level, .span = span}, true);
+}
+
+// x one step further, with the network's eps; *x0: the picture that they point at
+static Tensor *take_step(Tensor *x, Tensor *eps, Tensor *other, Step c, Tensor **x0) {
+    int N = rows(x);
+    double *of[5];
+    for (int j = 0; j < 5; j++) { of[j] = HOST(double, N); for (int n = 0; n < N; n++) of[j][n] = (double[]){c.x0_x, c.x0_eps, c.x_x, c.x_x0, c.x_other}[j]; }
+    *x0 = mix(x, of[0], eps, of[1], NULL, NULL);
+    return mix(x, of[2], *x0, of[3], other, of[4]);
+}
+// One step of block i: x from level k[step] to k[step + 1], of S levels
+static void sample_step(Sampler *s, int i, int step, const int *k, int S) {
+    begin_step();
+    int B = s->B, block = s->block, D = s->net->c.D, N = B * block, from = s->recompute ? 0 : step == 0 && i > 0 ? i - 1 : i;
+    size_t bytes = (size_t)N * token_size(s);
+    Tensor *x = on_device(block_of(s, i, 1), B, block, D, "x"), *eps = predict_block(s, i, x, k[step], from), *eps_null = NULL, *eps_label = eps;
+    if (halves(s) == 2) {
+        Rows w = rows_create(N);
+        for (int n = 0; n < N; n++) guidance(&w.a[n], &w.b[n], s->guidance);
+        Tensor *both = reshape(eps, B, 1, 2*block*D);
+        eps_label = reshape(columns_of(both, 0, block*D), B, block, D), eps_null = reshape(columns_of(both, block*D, block*D), B, block, D);
+        eps = mix(eps_label, w.a, eps_null, w.b, NULL, NULL);
+    }
+    Step c = solver_step(s->solver, k, step, S);
+    Tensor *x0, *other = NULL;
+    if (c.x_other != 0 || dry) {
+        if (s->solver == DDPM) for (int b = 0; b < B; b++) normals(s->x0 + b * block*D, (size_t)(block*D), rng(s->seed, RNG_NOISE, (s->number + (uint64_t)b) << 24 | (uint64_t)(i * K + step)));
+        other = on_device(s->x0, B, block, D, "other");
+    }
+    Tensor *next = take_step(x, eps, other, c, &x0);
+    real *values = host_take(bytes);
+    download(values, next->data, bytes), put_block(s, i, values);
+    download(s->x0, x0->data, bytes);
+    if (s->watch) s->watch(s, i, step, x, eps_label, eps_null);
+}
+
+// Block i, from the noise that stands in its place
+static void sample_block(Sampler *s, int i) {
+    int S = steps_of(s, i), *k = NEW(int, S);
+    solver_levels(k, s->solver, S);
+    for (int step = 0; step < S; step++) sample_step(s, i, step, k, S);
+    free(k);
+}
+
+// B pictures of N blocks, each of which sees at most `window` before it; D numbers of a token. Everything is noise until sample_block(). number: of the first picture
+static Sampler sampler_create(Net *net, int B, int N, int block, int window, uint64_t seed, uint64_t number, int D) {
+    Sampler s = {.net = net, .B = B, .N = N, .block = block, .window = window, .guidance = 1, .seed = seed, .number = number};
+    size_t picture = (size_t)(N * block) * (size_t)D;
+    s.x = NEW(real, (size_t)B * picture), s.x0 = NEW(real, B * block * D);
+    for (int b = 0; b < B; b++) normals(s.x + (size_t)b * picture, dry ? 0 : picture, rng(seed, RNG_SAMPLE, number + (uint64_t)b));
+    return s;
+}
+static void sampler_free(Sampler *s) { free(s->x), free(s->x0); }
+
+// ---- 6. pictures and tokens ---------------------------------------------------------------------------------------------------
+
+// What is trained on: pictures from a file, or generated videos
+typedef struct Data { bool video; Images images; int count; } Data;
+static bool is_video(void) { return !strcmp(opt.data, "video"); }
+static VideoConfig video_config(void) { return (VideoConfig){.size = opt.edge, .sprites = 1, .radius = 2.5, .speed_min = 0.5, .speed_max = 1.5}; }
+static int clip_frames(void) { return is_video() ? opt.clip : 1; }
+static Layout layout(void) {
+    if (opt.edge % opt.patch) die("--patch %d does not divide the %d pixels of an edge", opt.patch, opt.edge);
+    return layout_of(clip_frames(), opt.edge / opt.patch, opt.patch, opt.channels);
+}
+
+// Opens what --data names, and sets the options that say what it holds; `trained`: they are those of a checkpoint, and must agree.
+static Data data_open(bool test, bool trained) {
+    Data d = {.video = is_video()};
+    int edge = opt.size, channels = 1, classes = MOTIONS;
+    const char *const *name = motion_name;
+    if (!d.video) d.images = images_open(opt.data, test), edge = d.images.size, channels = d.images.channels, classes = d.images.classes, name = d.images.name, d.count = d.images.n;
+    if (trained && (edge != opt.edge || channels != opt.channels || classes != opt.classes))
+        die("%s: %d classes of %d x %d x %d numbers; the checkpoint was trained on %d classes of %d x %d x %d", opt.data, classes, channels, edge, edge, opt.classes, opt.channels, opt.edge, opt.edge);
+    opt.edge = edge, opt.channels = channels, opt.classes = classes;
+    size_t size = 1;
+    for (int i = 0; i < classes; i++) size += strlen(name[i]) + 1;
+    char *names = NEW(char, size);                      // the option keeps it until the program ends
+    for (int i = 0; i < classes; i++) strcat(strcat(names, i ? "," : ""), name[i]);
+    opt.names = names;
+    return d;
+}
+static void data_free(Data *d) { if (!d->video) images_free(&d->images); *d = (Data){0}; }
+static const char *class_name(int label) {
+    static char name[64];
+    const char *p = opt.names;
+    for (int i = 0; i < label; i++) p += strcspn(p, ",") + (p[strcspn(p, ",")] != 0);
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(p, ","), p);
+    return name;
+}
+
+// Picture `which` (a video of a random kind of motion) into picture (numbers_of), from -1 to 1; returns its label
+static int data_picture(const Data *d, int which, Rng *r, real *picture) {
+    Layout y = layout();
+    if (d->video) {
+        int kind = below(r, MOTIONS);
+        Sprite *truth = NEW(Sprite, y.frames);
+        motion_video(picture, truth, kind, video_config(), y.frames, r);
+        free(truth);
+        return kind;
+    }
+    const unsigned char *p = d->images.pixel + (size_t)which * (size_t)numbers_of(y);
+    for (int i = 0; i < numbers_of(y); i++) picture[i] = (real)(p[i] / 127.5 - 1);
+    return d->images.label[which];
+}
+
+// The numbers of a list such as 25,15,10 into list (room), which are `least` or more; returns how many
+static int parse_list(const char *option, const char *text, int *list, int room, int least) {
+    int n = 0;
+    for (const char *p = text; n == 0 || *p; n++) {
+        char *end;
+        long x = strtol(p, &end, 10);
+        if (end == p || (*end && (*end != ',' || !end[1])) || x < least || x > 1000000 || n == room) die("--%s %s: up to %d whole numbers from %d on, as 1,4,16", option, text, room, least);
+        list[n] = (int)x, p = *end ? end + 1 : end;
+    }
+    return n;
+}
+enum { MOST_N = 16 };
+// The numbers of blocks that a network is trained on; ends the program if a picture cannot be cut so. N (MOST_N); returns how many
+static int trained_blocks(int *N) {
+    int n = parse_list("blocks", opt.blocks, N, MOST_N, 1);
+    Layout y = layout();
+    for (int i = 0; i < n; i++) {
+        const char *why = blocks_error(y, N[i], !is_video());
+        if (why) die("--blocks %d: of %d x %d x %d patches, %d blocks %s", N[i], y.frames, y.side, y.side, N[i], why);
+    }
+    return n;
+}
+
+static void coded_rope_angles(double *angle, int *pair, const int *m, Axes a, int HS);
+static bool coded_rope(void) { const char *const names[] = {"paper", "code"}; return CHOICE("rope", opt.rope, names); }
+
+// Axes of a head of HS elements: row and column get a half each; time, row and column 2/8, 3/8, 3/8, whole pairs; what is left does not turn
+static Axes axes_of(int frames, int side, bool video, int HS) {
+    int share[2][3] = {{1, 1}, {2, 3, 3}}, unit = HS / 2 / (video ? 8 : 2);
+    Axes a = {.n = video ? 3 : 2};
+    for (int j = 0; j < a.n; j++) a.dims[j] = 2 * share[video][j] * unit, a.length[j] = video && j == 0 ? frames : side;
+    return a;
+}
+static Context context(void) {
+    int c = CHOICE("context", opt.context, context_name);
+    if (c == NONE) die("--context none: clean or noised");
+    return (Context)c;
+}
+// frames: of the longest video whose positions the network will meet
+static NetConfig net_config(int frames) {
+    Layout y = layout();
+    if (opt.width % opt.heads) die("--heads %d do not divide --width %d", opt.heads, opt.width);
+    if ((double)opt.batch * y.T * y.D > 1e8) die("--batch %d times %d numbers is more than 100 million", opt.batch, y.T * y.D);
+    context();
+    Axes axes = axes_of(y.frames, y.side, is_video(), opt.width / opt.heads);
+    return (NetConfig){.NL = opt.layers, .C = opt.width, .NH = opt.heads, .mlp = 4, .D = y.D, .classes = opt.classes, .freq = 256, .eps = 1e-6, .axes = axes,
+                       .angles = coded_rope() ? coded_rope_angles : rope_angles, .frames = frames, .side = y.side};
+}
+
+// ---- 7. as coded --------------------------------------------------------------------------------------------------------------
+// What only the official code does; needed to reproduce its numbers.
+
+// Its rotary positions: other bases; frequencies f_i = b^(-i/(n-1)), both ends included; and pairs that reach across the whole head, so that the two elements of a
+// pair turn by the angles of different axes. With two or more axes this is no rotation, and q.k depends on more than differences of positions.
+static double coded_rope_base(int length) { return 100 * (floor(floor(8 * length / 3.14159265358979323846) / 100) + 1); }
+static void coded_rope_angles(double *angle, int *pair, const int *m, Axes a, int HS) {
+    for (int i = 0; i < HS; i++) angle[i] = 0, pair[i] = i < HS/2 ? i + HS/2 : i < HS/2*2 ? i - HS/2 : -1;
+    for (int j = 0, at = 0; j < a.n; at += a.dims[j++])
+        for (int i = 0, half = a.dims[j] / 2; i < half; i++)
+            angle[at + i] = angle[at + half + i] = m[j] * (half > 1 ? pow(coded_rope_base(a.length[j]), -(double)i / (half - 1)) : 1);
+}
+// The levels of the other solvers as its library spaces them by default: (S-1) K/S, ..., K/S, 0
+static void coded_levels(int *k, int S) { for (int i = 0; i < S; i++) k[i] = (S - 1 - i) * (K/S); }
+
+#include "tests/check_acdit.h"  // brings: run_check(), the glue between golden files and the functions above
+
+// ---- 8. training --------------------------------------------------------------------------------------------------------------
+
+// What train_step() and save() work on
+static struct {
+    Net net;
+    Data data;
+    int N[MOST_N], n_N, *order[MOST_N], *k, *label;     // numbers of blocks, and the order of the tokens for each; (B,N), (B)
+    real *x, *picture;                                  // (B,T,D), (numbers)
+} training;
+
+static Path checkpoint_path(void) { return path_in(opt.out, "acdit.safetensors"); }
+// The options of a checkpoint; returns its step. --data may name other pictures, but not videos in their place.
+static int read_options(const SafeTensors *st, const char *path, const char *may_change) {
+    int done = checkpoint_options(st, path, options, may_change);
+    const char *trained = st_meta(st, "data");
+    if (is_video() == !!strcmp(trained, "video")) die("--data %s: %s was trained on %s", opt.data, path, trained);
+    return done;
+}
+
+// Warm-up, constant, decay: the learning rate ends at 1/64                                                                                  (Sec. 5.1)
+static double learning_rate(int step) {
+    double from = opt.steps * (1 - opt.decay), ratio = opt.decay > 0 && step > from ? (step - from) / (opt.steps - from) : 0;
+    return opt.lr * (opt.warmup ? fmin(1, (double)step / opt.warmup) : 1) * pow(0.5, 6 * ratio);
+}
+
+// The loss of a batch cut into N[which] blocks: pictures, levels, dropped labels and noise of this step
+static Loss draw_loss(int which, int step) {
+    Layout y = layout();
+    int B = opt.batch, N = training.N[which], pictures = numbers_of(y);
+    Rng r = rng((uint64_t)opt.seed, RNG_DATA, (uint64_t)step), levels = rng((uint64_t)opt.seed, RNG_LEVEL, (uint64_t)step);
+    for (int b = 0; b < B; b++) {
+        int place = training.data.count ? below(&r, training.data.count) : 0;
+        training.label[b] = data_picture(&training.data, place, &r, training.picture);
+        to_tokens(training.x + (size_t)b * (size_t)pictures, training.picture, y, training.order[which]);
+    }
+    draw_levels(training.k, B, N, &levels), drop_labels(training.label, B, opt.classes, opt.drop, &levels);
+    Tensor *noise = tensor(B, y.T, y.D, CONSTANT, "noise"), *x = on_device(training.x, B, y.T, y.D, "x");
+    gaussian(noise->data, (uint64_t)opt.seed, stream_of(RNG_NOISE, (uint64_t)step), INFINITY, count(noise));
+    return acdit_loss(&training.net, x, x, noise, training.k, training.label, training.order[which], N, context());
+}
+static double train_step(int step, double *norm) {
+    begin_step();
+    Rng r = rng((uint64_t)opt.seed, RNG_EVAL, (uint64_t)step);
+    Loss loss = draw_loss(below(&r, training.n_N), step);
+    return optimiser_step(&training.net.ps, loss.loss, (AdamW){.lr = learning_rate(step), .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = opt.weight_decay,
+                                                               .max_norm = opt.max_norm, .ema = opt.ema, .step = step}, norm);
+}
+static void save(int done) { checkpoint_save(checkpoint_path().text, &training.net.ps, options, done, NULL, NULL, 0); }
+
+static void training_create(void) {
+    Layout y = layout();
+    int B = opt.batch;
+    training.n_N = trained_blocks(training.N);
+    for (int i = 0; i < training.n_N; i++) training.order[i] = NEW(int, y.T), token_order(training.order[i], y, training.N[i], !is_video());
+    training.k = NEW(int, B * y.T), training.label = NEW(int, B), training.x = NEW(real, B * numbers_of(y)), training.picture = NEW(real, numbers_of(y));
+}
+static void training_free(void) {
+    for (int i = 0; i < training.n_N; i++) free(training.order[i]);
+    free(training.k), free(training.label), free(training.x), free(training.picture), data_free(&training.data);
+}
+
+// --cost of training: what a forward pass of one picture takes, counted in a dry run and by the formulas of METHOD
+static void print_training_cost(void) {
+    Layout y = layout();
+    printf("work of the forward pass for one picture of %d tokens: pairs of a query and a key in a layer (all but the last), and GFLOP\n"
+           "%6s %12s %12s %12s %12s %12s %12s %12s\n", y.T, "blocks", "pairs", "DiT's", "counted", "noised", "clean", "rest", "saved");
+    for (int i = 0; i < training.n_N; i++) {
+        double N = training.N[i], block = y.T / N, C = opt.width, NL = opt.layers;
+        bool clean = context() == CLEAN;
+        begin_step();
+        flops_counted = 0, pairs_counted = 0;
+        draw_loss(i, 1);
+        double counted = flops_counted / opt.batch, pairs = (double)pairs_counted / opt.batch, last = y.T * (y.T + block) / 2.0, noised = NL * flops_sweep(C, y.T, block);
+        double cleans = clean ? flops_clean(NL, C, y.T, block) : 0, rest = flops_rest(NL, C, y.D, 256, (clean ? 2 - 1/N : 1) * y.T, y.T, N);
+        printf("%6d %12.0f %12.0f %12.6f %12.6f %12.6f %12.6f %12s\n", training.N[i], NL > 1 ? (pairs - last) / (NL - 1) : pairs, (double)y.T * y.T, counted * 1e-9, noised * 1e-9,
+               cleans * 1e-9, rest * 1e-9, "-");
+        printf("cost: blocks=%d counted=%.0f formula=%.0f\n", training.N[i], counted, noised + cleans + rest);
+    }
+}
+
+static int run_train(int files, char **file) {
+    (void)files, (void)file;
+    set_up();
+    Path place = checkpoint_path();
+    Net *net = &training.net;
+    SafeTensors st = {0};
+    int done = 0;
+    bool mine = !opt.cost && claim_out(opt.out, place.text, opt.resume, opt.force);
+    if (opt.resume) {
+        if (!exists(place.text)) die("%s: no checkpoint (./acdit train --out %s makes one)", place.text, opt.out);
+        st = st_open(place.text);
+        done = read_options(&st, place.text, " steps data ");
+        if (done >= opt.steps) die("%s has done its %d steps: --steps says how far to go on", place.text, done);
+    }
+    if (!is_video() && (given("clip") || given("size")) && !opt.resume) die("--%s belongs to --data video", given("clip") ? "clip" : "size");
+    training.data = data_open(false, opt.resume);
+    training_create();
+    NetConfig c = net_config(clip_frames());
+    print_configuration("train", options);
+
+    // memory: once dry (every number of blocks), then for real
+    double norm;
+    begin_dry_run();
+    *net = net_create(c, true, (uint64_t)opt.seed, 0, 0);
+    if (opt.resume) checkpoint_resume(&st, place.text, &net->ps);
+    if (opt.cost) { print_training_cost(); net_free(net); end_dry_run(false); training_free(); return 0; }
+    for (int i = 0; i < training.n_N; i++) { begin_step(); optimiser_step(&net->ps, draw_loss(i, 1).loss, (AdamW){.step = 1}, &norm); }
+    net_free(net);
+    end_dry_run(true);
+    *net = net_create(c, true, (uint64_t)opt.seed, 0, 0);
+    printf("network: %zu parameters\n", params_count(&net->ps));
+    if (opt.resume) { checkpoint_resume(&st, place.text, &net->ps); st_free(&st); }
+
+    Training t = {.out = opt.out, .checkpoint = place.text, .unit = "pictures", .claimed = mine, .resume = opt.resume, .force = opt.force, .done = done, .steps = opt.steps,
+                  .save_every = opt.save_every, .per_step = opt.batch, .step = train_step, .save = save};
+    train_loop(&t);
+    printf("train: steps=%d loss=%.5f parameters=%zu pictures_per_s=%.1f seconds=%.1f\n", t.done, t.loss, params_count(&net->ps), t.rate, t.seconds);
+    net_free(net), training_free();
+    return 0;
+}
+
+// ---- the classifier -----------------------------------------------------------------------------------------------------------
+// It judges pictures, and its next to last layer is the space in which sets of pictures are compared.
+
+enum { FEATURES = 64, PIECE = 100 };                    // pictures of a step
+typedef struct Judge { Params ps; Dense fc0, fc1, fc2; } Judge;
+static Judge judge_create(bool train, int pixels, int classes, uint64_t seed) {
+    Judge j = {0};
+    j.fc0 = dense(&j.ps, "fc0", -1, 256, pixels, UNIFORM), j.fc1 = dense(&j.ps, "fc1", -1, FEATURES, 256, UNIFORM), j.fc2 = dense(&j.ps, "fc2", -1, classes, FEATURES, UNIFORM);
+    params_create(&j.ps, train, seed);
+    return j;
+}
+// x (1,n,pixels) -> logits (1,n,classes); features (1,n,FEATURES)
+static Tensor *judge_forward(Judge *j, Tensor *x, Tensor **features) {
+    *features = apply(apply(x, j->fc0, RELU), j->fc1, RELU);
+    return apply(*features, j->fc2, LINEAR_ONLY);
+}
+static Path judge_path(void) { return path_in(opt.classifier, "classifier.safetensors"); }
+
+// n pictures (n, pixels) on the host -> the labels that the classifier gives them, and their features (n,FEATURES)
+static void judge_pictures(Judge *j, const real *pictures, int n, int pixels, double *features, int *guessed) {
+    int classes = j->fc2.weight->T;
+    real *values = NEW(real, PIECE * (FEATURES + classes));
+    tape.off = true;
+    for (int at = 0; at < n; at += PIECE) {
+        int m = n - at < PIECE ? n - at : PIECE;
+        begin_step();
+        Tensor *f, *logits = judge_forward(j, on_device(pictures + (size_t)at * (size_t)pixels, 1, m, pixels, "pictures"), &f);
+        download(values, f->data, count(f) * sizeof(real)), download(values + PIECE * FEATURES, logits->data, count(logits) * sizeof(real));
+        for (int i = 0; i < m * FEATURES; i++) features[(size_t)at * FEATURES + (size_t)i] = (double)values[i];
+        for (int i = 0; i < m; i++) {
+            const real *row = values + PIECE * FEATURES + (size_t)i * (size_t)classes;
+            guessed[at + i] = 0;
+            for (int c = 1; c < classes; c++) if (row[c] > row[guessed[at + i]]) guessed[at + i] = c;
+        }
+    }
+    tape.off = false;
+    free(values);
+}
+// all pictures of the data: pictures (n, pixels), to be freed; label (n)
+static real *all_pictures(const Data *d, int *label) {
+    size_t pixels = (size_t)numbers_of(layout());
+    real *p = NEW(real, (size_t)d->count * pixels);
+    for (int i = 0; i < d->count; i++) label[i] = data_picture(d, i, NULL, p + (size_t)i * pixels);
+    return p;
+}
+
+static struct { Judge judge; Data data; int steps; } school;
+static double school_step(int step, double *norm) {
+    int pixels = numbers_of(layout()), *label = HOST(int, PIECE);
+    begin_step();
+    real *x = HOST(real, PIECE * pixels);
+    label = HOST(int, PIECE);
+    double *weight = HOST(double, PIECE);
+    Rng r = rng((uint64_t)opt.seed, RNG_DATA, (uint64_t)step);
+    for (int i = 0; i < PIECE; i++) label[i] = data_picture(&school.data, below(&r, school.data.count), NULL, x + (size_t)i * (size_t)pixels), weight[i] = 1;
+    Tensor *features, *row_loss, *logits = judge_forward(&school.judge, on_device(x, 1, PIECE, pixels, "x"), &features);
+    Tensor *loss = cross_entropy(logits, to_device(label, PIECE * sizeof(int)), to_device(weight, PIECE * sizeof(double)), 1.0 / PIECE, -1, &row_loss);
+    double left = 1 - (double)step / school.steps;
+    return optimiser_step(&school.judge.ps, loss, (AdamW){.lr = 1e-3 * fmax(left, 0.01), .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 1e-2, .ema = opt.ema, .step = step}, norm);
+}
+static void school_save(int done) { checkpoint_save(judge_path().text, &school.judge.ps, options, done, NULL, NULL, 0); }
+
+static int run_classify(int files, char **file) {
+    (void)files, (void)file;
+    set_up();
+    if (is_video()) die("--data video: no classifier is needed, the laws of motion tell the classes apart");
+    Path place = judge_path();
+    bool mine = claim_out(opt.classifier, place.text, false, opt.force);
+    school.data = data_open(false, false);
+    Layout y = layout();
+    double norm;
+    school.steps = opt.epochs * (school.data.count / PIECE + 1);
+    print_configuration("classify", options);
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass) end_dry_run(true); else begin_dry_run();
+        school.judge = judge_create(true, numbers_of(y), opt.classes, (uint64_t)opt.seed);
+        if (!pass) { school_step(1, &norm); params_free(&school.judge.ps); }
+    }
+    Training t = {.out = opt.classifier, .checkpoint = place.text, .unit = "pictures", .claimed = mine, .force = opt.force, .steps = school.steps, .per_step = PIECE,
+                  .step = school_step, .save = school_save};
+    train_loop(&t);
+    data_free(&school.data);
+    school.data = data_open(true, true);
+    int n = school.data.count, right = 0, *label = NEW(int, n), *guessed = NEW(int, n);
+    double *features = NEW(double, (size_t)n * FEATURES);
+    real *pictures = all_pictures(&school.data, label);
+    params_point(&school.judge.ps, school.judge.ps.ema);                // the average is what others will use
+    judge_pictures(&school.judge, pictures, n, numbers_of(y), features, guessed);
+    for (int i = 0; i < n; i++) right += guessed[i] == label[i];
+    printf("classify: steps=%d loss=%.4f test_pictures=%d test_accuracy=%.4f seconds=%.1f\n", t.done, t.loss, n, (double)right / n, t.seconds);
+    free(label), free(guessed), free(features), free(pictures), params_free(&school.judge.ps), data_free(&school.data);
+    return 0;
+}
+
+// ---- 9. making and judging pictures -------------------------------------------------------------------------------------------
+
+// How pictures are cut when they are made: `y` may have more frames than training had. window: finished blocks that a block sees
+typedef struct Plan { Layout y; int N, block, window, *order, steps[64]; double guidance; Solver solver; Context context; } Plan;
+static struct {
+    Net net;
+    SafeTensors checkpoint;
+    Plan plan;
+    double seconds;             // of making pictures
+    long passes;
+    double flops;               // of these passes, and how many pictures they made
+    int made;
+} run;
+
+static Plan plan_create(void) {
+    Plan p = {.solver = (Solver)CHOICE("solver", opt.solver, solver_name), .context = context(), .guidance = opt.guidance};
+    Layout y = layout();
+    int trained[MOST_N], n = trained_blocks(trained), N = opt.sample_blocks ? opt.sample_blocks : trained[n - 1], steps[64];
+    const char *why = blocks_error(y, N, !is_video());
+    if (why) die("--sample-blocks %d: of %d x %d x %d patches, %d blocks %s", N, y.frames, y.side, y.side, N, why);
+    bool known = false;
+    for (int i = 0; i < n; i++) known = known || trained[i] == N;
+    if (!known) fprintf(stderr, "acdit: --sample-blocks %d: trained on %s blocks alone, expect worse pictures\n", N, opt.blocks);
+    p.block = y.T / N, p.window = N - 1, p.N = N;
+    if (opt.length) {
+        if (!is_video()) die("--length %d belongs to --data video", opt.length);
+        if (opt.length < 4) die("--length %d: a motion shows in 4 frames or more", opt.length);
+        y.frames = opt.length, y.T = opt.length * y.side * y.side, p.N = y.T / p.block;
+        if (y.T % p.block) die("--length %d: blocks of %d frames are needed whole", opt.length, p.block / y.side / y.side);
+        if (p.N > N && N == 1) die("--length %d: a network that knows one block sees no frames before it, so nothing can go on (--blocks 2 or more)", opt.length);
+        if (p.N > N && coded_rope()) die("--length %d: --rope code cannot slide along a video, its positions are not relative (train with --rope paper)", opt.length);
+        if (p.N > N && opt.recompute) die("--recompute and --length %d exclude each other: a ring of keys is needed to go on beyond the training length", opt.length);
+        if (p.N < N) p.window = p.N - 1;
+    }
+    if (p.context == NOISED) {
+        if (given("guidance") && opt.guidance > 1) die("--guidance %g: with --context noised both halves would need a cache of their own (leave it out)", opt.guidance);
+        p.guidance = 1;
+    }
+    if (p.guidance > 1 && opt.drop == 0) fprintf(stderr, "acdit: --guidance %g: trained without --label-drop, the network does not know pictures without a label\n", p.guidance);
+    int listed = *opt.steps_per_block ? parse_list("steps-per-block", opt.steps_per_block, steps, 64, 1) : 0;
+    if (listed && given("sampling-steps")) die("--sampling-steps and --steps-per-block exclude each other");
+    for (int i = 0; i < 64; i++) {
+        p.steps[i] = listed ? steps[i < listed ? i : listed - 1] : opt.sampling_steps;
+        if (p.steps[i] > K - (p.solver == DPMPP)) die("--%s %d: %s takes at most %d steps", listed ? "steps-per-block" : "sampling-steps", p.steps[i], opt.solver, K - (p.solver == DPMPP));
+    }
+    p.y = y, p.order = NEW(int, y.T), token_order(p.order, y, p.N, !is_video());
+    return p;
+}
+static Sampler sampler_of(const Plan *p, int B, const int *label, uint64_t number) {
+    Sampler s = sampler_create(&run.net, B, p->N, p->block, p->window, (uint64_t)opt.seed, number, p->y.D);
+    s.solver = p->solver, s.guidance = p->guidance, s.context = p->context, s.recompute = opt.recompute, s.label = label, s.order = p->order;
+    memcpy(s.steps, p->steps, sizeof s.steps);
+    return s;
+}
+
+// Opens the checkpoint in --out. Ends the program if there is none.
+static void open_run(void) {
+    set_up();
+    Path path = checkpoint_path();
+    if (!exists(path.text)) die("%s: no checkpoint (./acdit train --out %s makes one)", path.text, opt.out);
+    run.checkpoint = st_open(path.text);
+    read_options(&run.checkpoint, path.text, " data seed batch ");
+    run.plan = plan_create();
+}
+// The network of the checkpoint, dry or for real, with room for B pictures in its cache
+static void load_network(int B) {
+    Sampler s = {.window = run.plan.window, .block = run.plan.block, .guidance = run.plan.guidance};
+    run.net = net_create(net_config(run.plan.y.frames > clip_frames() ? run.plan.y.frames : clip_frames()), false, 0, B, cache_slots(&s));
+    checkpoint_read(&run.checkpoint, checkpoint_path().text, &run.net.ps, "ema.", run.net.ps.data);
+}
+// In a dry run: the largest step of the sampler
+static void rehearse(int B) {
+    int *label = NEW(int, B), k[2] = {K - 1, K / 2}, last = opt.recompute ? run.plan.N - 1 : run.plan.N > 1;
+    Sampler s = sampler_of(&run.plan, B, label, 0);
+    sample_step(&s, last, 0, k, 2);
+    sampler_free(&s), free(label);
+}
+
+// Makes n pictures of these labels (n) into picture (n, numbers), B side by side; after: called behind every step of the first batch, or NULL
+static void make_pictures(real *picture, const int *label, int n, int B, void (*after)(Sampler *s, int i, int step, Tensor *x, Tensor *eps_label, Tensor *eps_null)) {
+    Layout y = run.plan.y;
+    size_t numbers = (size_t)numbers_of(y);
+    double start = seconds();
+    flops_counted = 0, pairs_counted = 0;
+    tape.off = true;
+    for (int at = 0; at < n && !interrupted; at += B) {
+        int m = n - at < B ? n - at : B;
+        Sampler s = sampler_of(&run.plan, m, label + at, (uint64_t)at);
+        s.watch = at ? NULL : after;
+        for (int i = 0; i < s.N; i++) {
+            sample_block(&s, i);
+            progress(at + m >= n && i == s.N - 1, "pictures %6d/%d | block %d/%d | %.1f s", at + m, n, i + 1, s.N, seconds() - start);
+        }
+        for (int b = 0; b < m; b++) from_tokens(picture + (size_t)(at + b) * numbers, s.x + (size_t)b * numbers, y, run.plan.order);
+        run.passes += s.passes, run.made += m;
+        sampler_free(&s);
+    }
+    tape.off = false;
+    run.flops += flops_counted, run.seconds += seconds() - start;
+}
+
+// What is seen on the way: a strip of pictures of each of the first few, --frames, --watch
+enum { STRIP_ROWS = 10, STRIP_COLUMNS = 17 };
+static struct { Picture strip; int total, done, column, frames, rows; real *picture; } way;
+static void way_create(int n) {
+    Layout y = run.plan.y;
+    int cell = y.side * y.patch * zoom_of(y.side * y.patch) + 1;
+    way.rows = n < STRIP_ROWS ? n : STRIP_ROWS;
+    for (int i = 0; i < run.plan.N; i++) way.total += run.plan.steps[i < 64 ? i : 63];
+    way.strip = picture_create(STRIP_COLUMNS * cell + 1, way.rows * cell + 1, 0xffffff);
+    way.picture = NEW(real, numbers_of(y));
+    if (*opt.frames) make_directory(opt.frames);
+}
+static void along_the_way(Sampler *s, int i, int step, Tensor *x, Tensor *eps_label, Tensor *eps_null) {
+    (void)x, (void)eps_label, (void)eps_null;
+    if (dry) return;
+    Layout y = run.plan.y;
+    int edge = y.side * y.patch, zoom = zoom_of(edge), cell = edge * zoom + 1, frame = i * s->block / (y.side * y.side);
+    size_t numbers = (size_t)numbers_of(y);
+    way.done++;
+    bool wanted = way.done * (STRIP_COLUMNS - 1) >= (way.column + (way.column == 0 ? 0 : 1)) * way.total || way.done == 1;
+    if (wanted) way.column += way.done > 1;
+    Picture all = *opt.frames ? picture_create(way.rows * cell + 1, cell + 1, 0xffffff) : (Picture){0};
+    for (int b = 0; b < way.rows && b < s->B; b++) {
+        from_tokens(way.picture, s->x + (size_t)b * numbers, y, s->order);
+        if (wanted && way.column < STRIP_COLUMNS) draw_frame(&way.strip, way.column * cell + 1, b * cell + 1, way.picture, y, frame, zoom);
+        if (all.rgb) draw_frame(&all, b * cell + 1, 1, way.picture, y, frame, zoom);
+        if (!opt.watch || b || (!isatty(STDOUT_FILENO) && step < steps_of(s, i) - 1)) continue;
+        char above[64];
+        snprintf(above, sizeof above, "block %d, step %d", i, step + 1);
+        print_frame(way.picture, y, frame, above, way.done > 1);
+    }
+    if (all.rgb) {
+        char name[64];
+        snprintf(name, sizeof name, "%05d.png", way.frames++);
+        picture_save(&all, path_in(opt.frames, name).text), picture_free(&all);
+    }
+}
+
+// The sheet of what was made: pictures: a row for each class; videos: a row for each, at most 32 frames of it
+static void save_sheet(const real *picture, const int *label, int n, int classes, const char *path) {
+    Layout y = run.plan.y;
+    bool video = is_video();
+    int edge = y.side * y.patch, zoom = zoom_of(edge), cell = edge * zoom + 1, every = (y.frames + 31) / 32, columns = video ? (y.frames + every - 1) / every : n / classes, rows = video ? n : classes;
+    if (columns > 64) columns = 64;
+    if (rows > 64) rows = 64;
+    Picture p = picture_create(columns * cell + 1, rows * cell + 1, 0xffffff);
+    (void)label;
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < columns; c++) {
+            int which = video ? r : c * classes + r;
+            if (which < n) draw_frame(&p, c * cell + 1, r * cell + 1, picture + (size_t)which * (size_t)numbers_of(y), y, video ? c * every : 0, zoom);
+        }
+    picture_save(&p, path), picture_free(&p);
+}
+
+// The classifier in --classifier; false if there is none
+static bool judge_open(SafeTensors *st) {
+    Path path = judge_path();
+    if (is_video() || !exists(path.text)) return false;
+    *st = st_open(path.text);
+    const char *what[] = {"edge", "channels", "classes"}, *program = st_meta(st, "program");
+    int have[] = {opt.edge, opt.channels, opt.classes};
+    if (!program || strcmp(program, program_name)) die("%s: not a checkpoint of acdit", path.text);
+    for (int i = 0; i < 3; i++) {
+        const char *value = st_meta(st, what[i]);
+        if (!value || strtol(value, NULL, 10) != have[i]) die("%s: a classifier of pictures with %s=%s, not %d (./acdit classify --classifier DIR makes another)", path.text, what[i], value ? value : "?", have[i]);
+    }
+    return true;
+}
+static Judge judge_load(const SafeTensors *st) {
+    Judge j = judge_create(false, opt.edge * opt.edge * opt.channels, opt.classes, 0);
+    checkpoint_read(st, judge_path().text, &j.ps, "ema.", j.ps.data);
+    return j;
+}
+
+// the labels of n pictures: each class in turn, or --class alone; returns how many classes
+static int wanted_labels(int *label, int n, int classes) {
+    int one = -1;
+    if (*opt.class) {
+        char *end;
+        long number = strtol(opt.class, &end, 10);
+        for (int c = 0; c < opt.classes; c++) if (!strcmp(class_name(c), opt.class) || (!*end && end != opt.class && number == c)) one = c;
+        if (one < 0) die("--class %s: 0 to %d, or one of %s", opt.class, opt.classes - 1, opt.names);
+        classes = 1;
+    }
+    for (int i = 0; label && i < n; i++) label[i] = one >= 0 ? one : i % classes;
+    return classes;
+}
+
+// Class accuracy, and of videos what else their laws tell, as key=value pairs; accuracy (classes)
+static void print_videos(const real *picture, const int *label, int n, double *accuracy) {
+    Layout y = run.plan.y;
+    VideoSearch search = video_search_create(video_config());
+    double error = 0, position = 0, velocity = 0, objects = 0, right = 0;
+    int *seen = NEW(int, opt.classes);
+    for (int i = 0; i < n; i++) {
+        MotionScore m = motion_score(&search, picture + (size_t)i * (size_t)numbers_of(y), y.frames, label[i]);
+        error += m.error / n, position += m.position_error / n, velocity += m.velocity / n, objects += m.objects / n, right += (double)(m.guessed == label[i]) / n;
+        accuracy[label[i]] += m.guessed == label[i], seen[label[i]]++;
+    }
+    for (int c = 0; c < opt.classes; c++) accuracy[c] /= seen[c];
+    printf(" class_accuracy=%.4f frame_error=%.4f position_error=%.4f velocity=%.4f objects=%.3f", right, error, position, velocity, objects);
+    video_search_free(&search), free(seen);
+}
+
+// --cost of sampling, for one picture: counted while they were made, and by the formulas of METHOD
+static void print_sampling_cost(void) {
+    const Plan *p = &run.plan;
+    double C = opt.width, NL = opt.layers, L = p->y.T, H = p->guidance > 1 ? 2 : 1, steps = p->steps[0], passes = 0, rest = 0, clean = 0;
+    bool same = true;
+    for (int i = 0; i < p->N; i++) same = same && p->steps[i < 64 ? i : 63] == steps;
+    for (int i = 0; i < p->N; i++) passes += steps, rest += steps * flops_rest(NL, C, p->y.D, 256, H * p->block, H * p->block, H) + (i ? flops_rest(NL, C, p->y.D, 256, p->block, 0, 0) : 0);
+    clean = flops_clean(NL, C, L, p->block);
+    double counted = run.flops / run.made, noised = H * steps * NL * flops_sweep(C, L, p->block);
+    printf("work for one picture of %.0f tokens in %d blocks, GFLOP: counted %.4f", L, p->N, counted * 1e-9);
+    if (same && p->window == p->N - 1 && !opt.recompute && p->context == CLEAN)
+        printf(" = %.4f by the paper's formula (%.0f sweeps) + %.4f clean tokens, once + %.4f modulation and both ends; the whole sequence at once: %.4f a sweep, saved by blocks: %.1f %%", noised * 1e-9,
+               H * steps, clean * 1e-9, rest * 1e-9, NL * flops_full(C, L) * 1e-9, 100 * flops_saved(C, L, p->block));
+    printf("\ncost: blocks=%d counted=%.0f formula=%.0f paper=%.0f\n", p->N, counted, noised + clean + rest, noised);
+}
+
+static int run_sample(int files, char **file) {
+    (void)files, (void)file;
+    open_run();
+    int classes = wanted_labels(NULL, 0, opt.classes), n = opt.samples * classes, B = n < opt.batch ? n : opt.batch, *label = NEW(int, n), *guessed = NEW(int, n);
+    wanted_labels(label, n, classes);
+    Layout y = run.plan.y;
+    size_t numbers = (size_t)numbers_of(y);
+    if ((double)n * (double)numbers > 1e9) die("--samples %d: %d pictures of %zu numbers are more than a billion", opt.samples, n, numbers);
+    print_configuration("sample", options);
+    make_directory(opt.out);
+    SafeTensors st = {0};
+    Judge judge = {0};
+    bool judged = judge_open(&st);
+    real *picture = NEW(real, (size_t)n * numbers);
+    double *features = NEW(double, (size_t)n * FEATURES), *accuracy = NEW(double, opt.classes);
+    tape.off = true;
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass) end_dry_run(true); else begin_dry_run();
+        load_network(B);
+        if (judged) judge = judge_load(&st);
+        if (pass) break;
+        rehearse(B);
+        if (judged) judge_pictures(&judge, picture, PIECE < n ? PIECE : n, (int)numbers, features, guessed), params_free(&judge.ps);
+        tape.off = true, net_free(&run.net);
+    }
+    way_create(B < classes ? B : classes);
+    catch_signals();
+    make_pictures(picture, label, n, B, along_the_way);
+    Path sheet = path_in(opt.out, "sheet.png"), steps = path_in(opt.out, "steps.png"), table = path_in(opt.out, "classes.csv");
+    save_sheet(picture, label, n, classes, sheet.text), picture_save(&way.strip, steps.text);
+    printf("wrote %s (a row for each %s) and %s (the first %d, from noise on the left)\n", sheet.text, is_video() ? "video" : "class", steps.text, way.rows);
+    if (opt.cost) print_sampling_cost();
+    printf("sample: pictures=%d blocks=%d steps=%d passes=%ld gflop_per_picture=%.4f pictures_per_s=%.2f seconds=%.1f", n, run.plan.N, run.plan.steps[0], run.passes, run.flops / run.made * 1e-9,
+           n / run.seconds, run.seconds);
+    if (is_video()) print_videos(picture, label, n, accuracy);
+    if (judged) {
+        int right = 0, *seen = NEW(int, opt.classes);
+        judge_pictures(&judge, picture, n, (int)numbers, features, guessed);
+        for (int i = 0; i < n; i++) right += guessed[i] == label[i], accuracy[label[i]] += guessed[i] == label[i], seen[label[i]]++;
+        for (int c = 0; c < opt.classes; c++) accuracy[c] /= seen[c];
+        printf(" class_accuracy=%.4f", (double)right / n);
+        params_free(&judge.ps), st_free(&st), free(seen);
+    }
+    printf("\n");
+    FILE *csv = fopen(table.text, "w");
+    if (!csv) die("cannot write %s: %s", table.text, strerror(errno));
+    fprintf(csv, "class,name,accuracy\n");
+    for (int c = 0; c < classes; c++) fprintf(csv, "%d,%s,%.4f\n", label[c], class_name(label[c]), is_video() || judged ? accuracy[label[c]] : NAN);
+    if (fclose(csv)) die("cannot write %s: %s", table.text, strerror(errno));
+    free(picture), free(features), free(accuracy), free(label), free(guessed), free(way.picture), free(run.plan.order), picture_free(&way.strip), net_free(&run.net), st_free(&run.checkpoint);
+    return 0;
+}
+
+// ---- what a context is worth ----
+// Mean loss of every block on pictures that the network has not seen: with the true blocks before it, with another picture's, with none, and with blocks that the
+// sampler made in their place, each from the true ones before it ("exposure": what a network sees when it samples and never saw in training).
+enum { TRUE_BLOCKS, OTHERS, NOTHING, MADE, SHOWN };
+static const char *const shown_name[SHOWN] = {"true", "other", "none", "made"};
+
+// The blocks 0..N-2 of pictures x (B,T,D) on the host, made anew
+static void make_context(real *made, const real *x, const int *label, int B, uint64_t number) {
+    const Plan *p = &run.plan;
+    Sampler s = sampler_of(p, B, label, number);
+    size_t block = (size_t)p->block * token_size(&s), all = (size_t)p->N * block;
+    memcpy(made, x, (size_t)B * all);
+    for (int i = 0; i + 1 < p->N; i++) {
+        sample_block(&s, i);
+        for (int b = 0; b < B; b++) {
+            size_t at = (size_t)b * all + (size_t)i * block;
+            memcpy((char *)made + at, (char *)s.x + at, block), memcpy((char *)s.x + at, (const char *)x + at, block);
+        }
+    }
+    sampler_free(&s);
+}
+// loss (SHOWN, pictures, N)
+static void block_losses(double *loss, const Data *d, int pictures, int B) {
+    const Plan *p = &run.plan;
+    Layout y = p->y;
+    int N = p->N, block = p->block, numbers = numbers_of(y), *k = NEW(int, B*N), *label = NEW(int, B);
+    real *x = NEW(real, B * numbers), *other = NEW(real, B * numbers), *made = NEW(real, B * numbers), *picture = NEW(real, numbers), *error = NEW(real, B * numbers);
+    for (int at = 0; at < pictures; at += B) {
+        int m = pictures - at < B ? pictures - at : B;
+        Rng r = rng((uint64_t)opt.seed, RNG_EVAL, (uint64_t)at);
+        for (int b = 0; b < m; b++) label[b] = data_picture(d, d->count ? (int)((long)(at + b) * d->count / pictures) : 0, &r, picture), to_tokens(x + b * numbers, picture, y, p->order);
+        for (int b = 0; b < m; b++) memcpy(other + b * numbers, x + (b + 1) % m * numbers, (size_t)numbers * sizeof(real));
+        draw_levels(k, m, N, &r);
+        if (p->context == CLEAN) make_context(made, x, label, m, (uint64_t)at);
+        for (int shown = 0; shown < SHOWN; shown++) {
+            if (p->context == NOISED && shown != TRUE_BLOCKS) continue;
+            begin_step();
+            Tensor *noise = tensor(m, y.T, y.D, CONSTANT, "noise"), *clean = on_device(x, m, y.T, y.D, "x");
+            Tensor *context = shown == OTHERS ? on_device(other, m, y.T, y.D, "other") : shown == MADE ? on_device(made, m, y.T, y.D, "made") : clean;
+            gaussian(noise->data, (uint64_t)opt.seed, stream_of(RNG_NOISE, (uint64_t)at), INFINITY, count(noise));
+            Loss l = acdit_loss(&run.net, clean, context, noise, k, label, p->order, N, shown == NOTHING ? NONE : p->context);
+            download(error, l.error->data, (size_t)(m * numbers) * sizeof(real));
+            for (int i = 0; i < m * numbers; i++) loss[((size_t)shown * (size_t)pictures + (size_t)(at + i / numbers)) * (size_t)N + (size_t)(i % numbers / (block * y.D))] += (double)error[i] / (block * y.D);
+        }
+        progress(at + m >= pictures, "losses of %6d/%d pictures", at + m, pictures);
+    }
+    free(k), free(label), free(x), free(other), free(made), free(picture), free(error);
+}
+// mean and its standard error of n numbers, `stride` apart; minus: those of b are taken away
+static void mean_of(double *mean, double *error, const double *a, const double *b, int n, int stride) {
+    double sum = 0, sum2 = 0;
+    for (int i = 0; i < n; i++) { double v = a[(size_t)i * (size_t)stride] - (b ? b[(size_t)i * (size_t)stride] : 0); sum += v / n, sum2 += v * v / n; }
+    *mean = sum, *error = n > 1 ? sqrt(fmax(0, sum2 - sum*sum) / (n - 1)) : NAN;
+}
+// The table of the losses, also as blocks.csv; returns the least number of standard errors by which the true context is better than another's, over all later blocks
+static double print_losses(const double *loss, int pictures, const char *path) {
+    int N = run.plan.N;
+    size_t one = (size_t)pictures * (size_t)N;
+    double least = INFINITY, mean, error, more, more_error;
+    FILE *csv = fopen(path, "w");
+    if (!csv) die("cannot write %s: %s", path, strerror(errno));
+    fprintf(csv, "block");
+    for (int s = 0; s < SHOWN; s++) fprintf(csv, ",%s,%s_stderr,%s_more,%s_more_stderr", shown_name[s], shown_name[s], shown_name[s], shown_name[s]);
+    printf("loss of each block by what it sees, and by how much that is more than with the true context\n%5s", "block");
+    for (int s = 0; s < SHOWN; s++) printf("  %8s%s", shown_name[s], s ? "            more" : "");
+    for (int i = 0; i < N; i++) {
+        printf("\n%5d", i), fprintf(csv, "\n%d", i);
+        for (int s = 0; s < SHOWN; s++) {
+            const double *l = loss + (size_t)s * one + i, *truth = loss + i;
+            mean_of(&mean, &error, l, NULL, pictures, N), mean_of(&more, &more_error, l, truth, pictures, N);
+            printf("  %8.5f", mean), fprintf(csv, ",%.6g,%.3g,%.6g,%.3g", mean, error, more, more_error);
+            if (s) printf(" %7.5f +-%7.5f", more, more_error);
+            if (s == OTHERS && i && !(more / more_error >= least)) least = more / more_error;
+        }
+    }
+    printf("\n"), fprintf(csv, "\n");
+    if (fclose(csv)) die("cannot write %s: %s", path, strerror(errno));
+    return least;
+}
+
+static int run_eval(int files, char **file) {
+    (void)files, (void)file;
+    open_run();
+    Data data = data_open(true, true);
+    Layout y = run.plan.y;
+    int classes = wanted_labels(NULL, 0, opt.classes), n = opt.samples * classes, B = n < opt.batch ? n : opt.batch, *label = NEW(int, n), N = run.plan.N, held = data.video ? 0 : data.count;
+    size_t numbers = (size_t)numbers_of(y), more = (size_t)(n > held ? n : held);
+    int *guessed = NEW(int, more), *held_label = NEW(int, held + 1);
+    wanted_labels(label, n, classes);
+    print_configuration("eval", options);
+    SafeTensors st = {0};
+    Judge judge = {0};
+    bool judged = judge_open(&st);
+    real *picture = NEW(real, (size_t)n * numbers), *held_picture = judged ? all_pictures(&data, held_label) : NULL;
+    double *features = NEW(double, (size_t)n * FEATURES), *held_features = NEW(double, (size_t)(held + 1) * FEATURES), *accuracy = NEW(double, opt.classes);
+    double *loss = NEW(double, (size_t)SHOWN * (size_t)n * (size_t)N);
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass) end_dry_run(true); else begin_dry_run();
+        tape.off = true;
+        load_network(B);
+        if (judged) judge = judge_load(&st);
+        if (pass) break;
+        rehearse(B);
+        block_losses(loss, &data, B, B);
+        if (judged) judge_pictures(&judge, picture, PIECE < n ? PIECE : n, (int)numbers, features, guessed), params_free(&judge.ps);
+        memset(loss, 0, (size_t)SHOWN * (size_t)n * (size_t)N * sizeof(double));
+        net_free(&run.net);
+    }
+    tape.off = true;
+    block_losses(loss, &data, n, B);
+    double sure = print_losses(loss, n, path_in(opt.out, "blocks.csv").text), mean, error, total = 0;
+    for (int i = 0; i < N; i++) mean_of(&mean, &error, loss + i, NULL, n, N), total += mean / N;
+    make_pictures(picture, label, n, B, NULL);
+    printf("eval: pictures=%d blocks=%d steps=%d loss=%.5f true_below_other=%.1f", n, N, run.plan.steps[0], total, sure);
+    if (data.video) print_videos(picture, label, n, accuracy);
+    if (judged) {
+        int right = 0;
+        double precise, recall;
+        judge_pictures(&judge, picture, n, (int)numbers, features, guessed);
+        for (int i = 0; i < n; i++) right += guessed[i] == label[i];
+        judge_pictures(&judge, held_picture, held, (int)numbers, held_features, guessed);
+        int some = held < 2000 ? held : 2000;           // neighbours are looked for among so many
+        precision_recall(&precise, &recall, held_features, some, features, n < 2000 ? n : 2000, FEATURES, 3);
+        printf(" frechet=%.4f class_accuracy=%.4f precision=%.4f recall=%.4f", frechet_distance(held_features, held, features, n, FEATURES), (double)right / n, precise, recall);
+        params_free(&judge.ps), st_free(&st);
+    }
+    printf(" pictures_per_s=%.2f seconds=%.1f\n", n / run.seconds, run.seconds);
+    free(picture), free(held_picture), free(features), free(held_features), free(accuracy), free(loss), free(label), free(guessed), free(held_label), free(run.plan.order);
+    net_free(&run.net), st_free(&run.checkpoint), data_free(&data);
+    return 0;
+}
+
+static const Verb verbs[] = {
+    {"train", "", "Trains a model on labelled pictures, or on videos.", run_train},
+    {"sample", "", "Makes pictures or videos with a trained model.", run_sample},
+    {"eval", "", "Judges a trained model: what its blocks gain from those before them, and how good its pictures are.", run_eval},
+    {"classify", "", "Trains the classifier that judges pictures.", run_classify},
+    {"check", "FILE... ", "Recomputes golden files of the official code.", run_check},
+    {0},
+};
+
+#ifndef TESTING
+int main(int argc, char **argv) { return run_command("acdit", argc, argv, verbs, options); }
+#endif
