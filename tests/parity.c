@@ -370,11 +370,19 @@ static void parity_head_norm_backward(void) {
     }
 }
 
-static Ints half_split(int HS) { Ints pair = ints(HS); int half = HS/2; for (int i = 0; i < HS; i++) pair.f[i] = i < half ? i + half : i < 2*half ? i - half : -1; return pair; }
+// one segment: halves of the whole head are partners; two: halves of the first third, and of the rest
+static Ints partners(int HS, int segments) {
+    Ints pair = ints(HS);
+    for (int s = 0; s < segments; s++) {
+        int from = s ? HS/3 : 0, size = segments == 1 ? HS : s ? HS - HS/3 : HS/3, half = size / 2;
+        for (int i = 0; i < size; i++) pair.f[from + i] = i < half ? from + i + half : i < 2*half ? from + i - half : -1;
+    }
+    return pair;
+}
 
 static void parity_rope_forward(void) {
     FOR_SIZES(N) FOR_SIZES(HS) for (int heads = 1; heads <= 2; heads++) {
-        Ints pair = half_split(HS), position = ids(N, 6);
+        Ints pair = partners(HS, heads), position = ids(N, 6);
         int ld = heads*HS + 3;
         Array *x = array((size_t)(N*ld)), *cosine = array((size_t)(6*HS)), *sine = array((size_t)(6*HS));
         set_padding(x, ld, heads*HS, ld);
@@ -386,7 +394,7 @@ static void parity_rope_forward(void) {
 }
 static void parity_rope_backward(void) {
     FOR_SIZES(N) FOR_SIZES(HS) for (int heads = 1; heads <= 2; heads++) {
-        Ints pair = half_split(HS), position = ids(N, 6);
+        Ints pair = partners(HS, heads), position = ids(N, 6);
         int ld = heads*HS + 3;
         Array *x = array((size_t)(N*ld)), *cosine = array((size_t)(6*HS)), *sine = array((size_t)(6*HS));
         set_padding(x, ld, heads*HS, ld);
