@@ -262,25 +262,30 @@ void head_norm_backward_cpu(real *dx, real *dweight, const real *kept, const rea
 
 // ---- rotary positions ---------------------------------------------------------------------------------------------------------
 
-// how many elements from i on have partners that follow each other as they do: these turn in one loop
-static int pair_run(const int *pair, int i, int HS) {
-    int run = 1;
-    while (i + run < HS && pair[i + run] == pair[i] + run && (pair[i] <= i || i + run < pair[i])) run++;
-    return run;
+// Elements whose partners follow each other as they do turn in one loop. begin[r], length[r] (HS): such runs; returns how many
+static int pair_runs(int *begin, int *length, const int *pair, int HS) {
+    int runs = 0;
+    for (int i = 0; i < HS; i++) {
+        if (pair[i] <= i) continue;                     // the second of a pair, or none
+        int r = runs - 1;
+        if (r >= 0 && begin[r] + length[r] == i && pair[i] == pair[i - 1] + 1) length[r]++;
+        else begin[runs] = i, length[runs++] = 1;
+    }
+    return runs;
 }
 // The pair (x_i, x_j), j = pair[i] > i, turns:   x_i' = x_i cos_i - x_j sin_i,   x_j' = x_j cos_j + x_i sin_j
 void rope_forward_cpu(real *x, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS) {
+    int begin[HS], length[HS], runs = pair_runs(begin, length, pair, HS);
     #pragma omp parallel for if ((double)N * heads * HS > 20000)
     for (int n = 0; n < N; n++) {
         const real *cos_p = cosine + (size_t)position[n]*HS, *sin_p = sine + (size_t)position[n]*HS;
         for (int h = 0; h < heads; h++)
-            for (int i = 0, run; i < HS; i += run) {
-                run = pair_run(pair, i, HS);
-                if (pair[i] <= i) continue;
+            for (int r = 0; r < runs; r++) {
+                int i = begin[r];
                 real *x_i = x + (size_t)n*ld + (size_t)h*HS + i, *x_j = x_i + pair[i] - i;
                 const real *cos_i = cos_p + i, *sin_i = sin_p + i, *cos_j = cos_p + pair[i], *sin_j = sin_p + pair[i];
                 #pragma omp simd
-                for (int k = 0; k < run; k++) {
+                for (int k = 0; k < length[r]; k++) {
                     real a = x_i[k], b = x_j[k];
                     x_i[k] = a*cos_i[k] - b*sin_i[k];
                     x_j[k] = b*cos_j[k] + a*sin_j[k];
@@ -291,17 +296,17 @@ void rope_forward_cpu(real *x, const real *cosine, const real *sine, const int *
 
 // the transposed matrix:   dx_i = dx_i' cos_i + dx_j' sin_j,   dx_j = dx_j' cos_j - dx_i' sin_i
 void rope_backward_cpu(real *dx, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS) {
+    int begin[HS], length[HS], runs = pair_runs(begin, length, pair, HS);
     #pragma omp parallel for if ((double)N * heads * HS > 20000)
     for (int n = 0; n < N; n++) {
         const real *cos_p = cosine + (size_t)position[n]*HS, *sin_p = sine + (size_t)position[n]*HS;
         for (int h = 0; h < heads; h++)
-            for (int i = 0, run; i < HS; i += run) {
-                run = pair_run(pair, i, HS);
-                if (pair[i] <= i) continue;
+            for (int r = 0; r < runs; r++) {
+                int i = begin[r];
                 real *dx_i = dx + (size_t)n*ld + (size_t)h*HS + i, *dx_j = dx_i + pair[i] - i;
                 const real *cos_i = cos_p + i, *sin_i = sin_p + i, *cos_j = cos_p + pair[i], *sin_j = sin_p + pair[i];
                 #pragma omp simd
-                for (int k = 0; k < run; k++) {
+                for (int k = 0; k < length[r]; k++) {
                     real a = dx_i[k], b = dx_j[k];
                     dx_i[k] = a*cos_i[k] + b*sin_j[k];
                     dx_j[k] = b*cos_j[k] - a*sin_i[k];
