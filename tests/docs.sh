@@ -1,6 +1,6 @@
 #!/bin/sh
 # The documents are executed. In README.md and NOTES.md:
-#   every line of a ```sh block is `make TARGET` with a target that exists, an apt line, or a ./bd3lm or ./df command, which is run in a scratch folder;
+#   every line of a ```sh block is `make TARGET` with a target that exists, an apt line, or a ./bd3lm, ./df or ./acdit command, which is run in a scratch folder;
 #   every name() is a function of the sources, every test_*/parity_* name exists, every path in `backquotes` with a / or a known ending is a file of the repository.
 set -u
 passed=0 failed=0
@@ -11,7 +11,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 # a place where the commands can run: programs, data, and a model of a few steps in out/demo, so that nothing takes long and nothing of the user's is touched
-ln -s "$PWD/bd3lm" "$PWD/bd3lm_emu" "$PWD/df" "$PWD/data" "$PWD/tests" "$PWD/README.md" "$PWD/NOTES.md" "$scratch/"
+ln -s "$PWD/bd3lm" "$PWD/bd3lm_emu" "$PWD/df" "$PWD/acdit" "$PWD/acdit_emu" "$PWD/data" "$PWD/tests" "$PWD/README.md" "$PWD/NOTES.md" "$scratch/"
 cat README.md NOTES.md bd3lm.c >"$scratch/my.txt"
 (cd "$scratch" && ./bd3lm train --data my.txt --vocab 50 --steps 3 --out out/demo >/dev/null && ./bd3lm train --data my.txt --vocab 50 --steps 3 >/dev/null) || fail "cannot train a small model"
 
@@ -37,12 +37,18 @@ for document in README.md NOTES.md; do
         ./df\ *)                              # tiny, but the command as it stands otherwise
             short=$(echo "$command" | sed -E 's/^(.*\btrain\b.*)$/\1 --steps 2 --width 16 --state 16 --batch 4 --force/; s/^(.*\b(sample|eval)\b.*)$/\1 --sampling-steps 2/; s/--length 200/--length 30/')
             if (cd "$scratch" && eval "$short --threads 1" >out.txt 2>err.txt </dev/null); then ok; else fail "$document: $short: $(tail -n 1 "$scratch/err.txt")"; fi ;;
+        ./acdit\ *)                           # the same; --device cuda: on the emulated device
+            program=./acdit steps='--sampling-steps 2'
+            case $command in *--device\ cuda*) program=./acdit_emu; [ -x ./acdit_emu ] || { ok; continue; } ;; esac
+            case $command in *--steps-per-block*) steps= ;; esac
+            short=$(echo "$command" | sed -E "s#^\./acdit#$program#; s/^(\S+ train\b.*)$/\1 --steps 2 --width 24 --heads 2 --batch 2 --force/; s/^(\S+ (sample|eval)\b.*)$/\1 $steps --samples 4/; s/^(\S+ classify\b.*)$/\1 --epochs 1 --force/")
+            if (cd "$scratch" && eval "$short --threads 1" >out.txt 2>err.txt </dev/null); then ok; else fail "$document: $short: $(tail -n 1 "$scratch/err.txt")"; fi ;;
         sh\ data/get.sh\ *) if (cd "$scratch" && eval "$command" >/dev/null 2>err.txt); then ok; else fail "$document: $command: $(tail -n 1 "$scratch/err.txt")"; fi ;;
         *) fail "$document: cannot check: $line" ;;
         esac
     done <"$scratch/commands"
 
-    for name in $(grep -oE '\b[a-z_][a-z_0-9]*\(\)' $document bd3lm.c df.c common.h cpu_fast.c cpu_kernels.c cuda_kernels.cu | sed 's/.*://; s/()//' | sort -u); do
+    for name in $(grep -oE '\b[a-z_][a-z_0-9]*\(\)' $document bd3lm.c df.c acdit.c common.h cpu_fast.c cpu_kernels.c cuda_kernels.cu data/*.h | sed 's/.*://; s/()//' | sort -u); do
         if grep -qE "\b$name\(" $sources && grep -hE "(^|[ *])$name\(" $sources | grep -qvE '^ *(//|\*)'; then ok; else fail "$document or a comment names $name(), which does not exist"; fi
     done
     for name in $(grep -oE '\b(test|parity)_[a-z_0-9]+\b' $document | sort -u); do
@@ -55,7 +61,7 @@ for document in README.md NOTES.md; do
         if grep -q "^\.PHONY:.*\b$target\b" Makefile; then ok; else fail "$document names make $target, which is no target"; fi
     done
     for option in $(grep -oE '(^|[ `(])--[a-z][a-z-]*' $document | grep -oE '[-][-].*' | sort -u); do
-        if grep -qE "\{\"${option#--}\"," bd3lm.c df.c || [ "$option" = --help ] || [ "$option" = --no-install-recommends ]; then ok; else fail "$document names $option, which is no option"; fi
+        if grep -qE "\{\"${option#--}\"," bd3lm.c df.c acdit.c || [ "$option" = --help ] || [ "$option" = --no-install-recommends ]; then ok; else fail "$document names $option, which is no option"; fi
     done
 done
 if grep -n 'MUTANTS_' NOTES.md; then fail "NOTES.md has a number to be filled in"; else ok; fi
