@@ -32,13 +32,13 @@
 static struct {
     int layers, width, heads, patch, clip, size, edge, channels, classes, batch, steps, warmup, save_every, seed, threads, samples, sampling_steps, length, sample_blocks, epochs;
     double lr, decay, max_norm, weight_decay, ema, drop, guidance;
-    const char *data, *blocks, *context, *rope, *names, *out, *device, *precision, *solver, *steps_per_block, *frames, *classifier, *class;
+    const char *data, *blocks, *context, *rope, *names, *pictures, *out, *device, *precision, *solver, *steps_per_block, *frames, *classifier, *class;
     bool resume, force, watch, cost, recompute, naive;
 } opt = {
     .layers = 4, .width = 96, .heads = 3, .patch = 4, .clip = 8, .size = 16, .edge = 32, .channels = 1, .classes = 1, .batch = 32, .steps = 2000, .warmup = 50, .save_every = 1000,
     .seed = 1, .samples = 8, .sampling_steps = 25, .epochs = 8,
     .lr = 2e-3, .decay = 0.15, .max_norm = 1, .ema = 0.995, .drop = 0.1, .guidance = 1.5,
-    .data = "data/cache/fashion-mnist/train-images-idx3-ubyte.gz", .blocks = "4", .context = "clean", .rope = "paper", .names = "", .out = "out/acdit", .device = "cpu",
+    .data = "data/cache/fashion-mnist/train-images-idx3-ubyte.gz", .blocks = "4", .context = "clean", .rope = "paper", .names = "", .pictures = "", .out = "out/acdit", .device = "cpu",
     .precision = "auto", .solver = "dpmpp", .steps_per_block = "", .frames = "", .classifier = "out/classifier", .class = "",
 };
 
@@ -53,6 +53,7 @@ static Option options[] = {
     {"channels", INT,  &opt.channels,  1, 3, " ", "of what was trained on: 1 grey, 3 red, green, blue", true, false},
     {"classes",  INT,  &opt.classes,   1, 1000, " ", "of what was trained on", true, false},
     {"names",    TEXT, &opt.names,     0, 0, " ", "of these classes", true, false},
+    {"pictures", TEXT, &opt.pictures,  0, 0, " ", "number and hash of the pictures that were trained on", true, false},
     {"context",  TEXT, &opt.context,   0, 0, " train ", "what a block sees of those before it: clean, or noised (the ablation of the paper's Fig. 6b)", true, false},
     {"rope",     TEXT, &opt.rope,      0, 0, " train ", "rotary positions: paper, or code: as official weights want them", true, false},
     {"layers",   INT,  &opt.layers,    1, 1000, " train ", "layers of the network (NL)", true, false},
@@ -107,7 +108,7 @@ static int choice(const char *option, const char *text, const char *const *names
 #define CHOICE(option, text, names) choice(option, text, names, (int)(sizeof(names) / sizeof *(names)))
 
 // ---- 2. METHOD ----------------------------------------------------------------------------------------  <- start here ---------
-// p(x_0 .. x_{N-1}) = prod_i p(x_i | x_<i): blocks in order, each drawn by a diffusion model that sees the finished, clean blocks before it.      (Eqs. 1, 2)
+// p(x_0 .. x_{N-1}) = prod_i p(x_i | x_<i): blocks in order, each drawn by a diffusion model that sees the finished, clean blocks before it.         (Eq. 1)
 //     L = E_k E_eps sum_i | eps - forward(x_i^(k_i); k_i, label, x_<i) |^2                                                                         (Eq. 3)
 
 // How much of the signal is left at level k of K = 1000: variances beta from 1e-4 to 0.02, all blocks alike. alpha_bar(-1) is 1: clean.           (Sec. 3)
@@ -162,14 +163,14 @@ static void guidance(double *of_label, double *of_null, double w) { *of_label = 
 
 // A step of a solver from level k[i] to k[i+1], clean after the last:  x0 = x0_x x + x0_eps eps;  x = x_x x + x_x0 x0 + x_other other.
 //   dpmpp  DPM-Solver++, second order, multistep (Lu et al. 2022): other is the x0 of the step before                             (the paper's choice: 25 steps)
-//   ddim   (Song et al. 2021, eta = 0): no other.   ddpm (Ho et al. 2020): other is fresh noise.  Both step down by K/S levels.
+//   ddim   (Song et al. 2021, eta = 0): no other.   ddpm (Ho et al. 2020): other is fresh noise.
 typedef enum { DPMPP, DDIM, DDPM, SOLVERS } Solver;
 static const char *const solver_name[] = {"dpmpp", "ddim", "ddpm"};
 typedef struct Step { double x0_x, x0_eps, x_x, x_x0, x_other; } Step;
 // -log(sigma / alpha) of a level: half the log of its signal-to-noise ratio
 static double lambda(int k) { return 0.5 * log(alpha_bar(k) / (1 - alpha_bar(k))); }
 static Step solver_step(Solver solver, const int *k, int i, int S) {
-    double now = alpha_bar(k[i]), to = solver == DPMPP ? i + 1 < S ? alpha_bar(k[i + 1]) : 1 : alpha_bar(k[i] - K/S), keep = sqrt((1 - to) / (1 - now));
+    double now = alpha_bar(k[i]), to = i + 1 < S ? alpha_bar(k[i + 1]) : 1, keep = sqrt((1 - to) / (1 - now));
     Step s = {.x0_x = 1 / sqrt(now), .x0_eps = -sqrt(1/now - 1)};
     if (solver == DDPM) {
         double r = now / to;                            // variance of the last step: 0
@@ -182,9 +183,9 @@ static Step solver_step(Solver solver, const int *k, int i, int S) {
     }
     return s;
 }
-// The levels k (S) at which a solver asks: S of S + 1 from 999 down to 0, evenly spaced, for dpmpp; 999, 999 - K/S, ... for the others
+// The levels k (S) at which a solver asks, evenly spaced from 999 down: for dpmpp all but the last of S + 1 that end at 0; for the others S that end a step above clean
 static void solver_levels(int *k, Solver solver, int S) {
-    for (int i = 0; i < S; i++) k[i] = solver == DPMPP ? (int)rint((double)(K - 1) * (S - i) / S) : K - 1 - i * (K/S);
+    for (int i = 0; i < S; i++) k[i] = solver == DPMPP ? (int)rint((double)(K - 1) * (S - i) / S) : (int)rint((double)K * (S - i) / S) - 1;
 }
 
 // ---- the work (Sec. 4.4, App. A) ----
@@ -398,7 +399,7 @@ typedef enum { CLEAN, NOISED, NONE, CONTEXTS } Context;
 static const char *const context_name[] = {"clean", "noised", "none"};
 
 // L = mean over pictures, tokens and numbers of (eps - forward(x^(k); k, label, x_<i))^2                                                   (Eq. 3)
-// x, noise (B,T,D) on the device, tokens in the order of the sequence; k (B,N); label (B); position (T). context_x: the clean tokens that are shown, mostly x itself.
+// x, noise (B,T,D) on the device, tokens in the order of the sequence; k (B,N); label (B); order (T): where each token stands. context_x: the clean tokens that are shown, mostly x itself.
 typedef struct Loss { Tensor *loss, *error, *prediction, *x_k; } Loss;
 static Loss acdit_loss(Net *net, Tensor *x, Tensor *context_x, Tensor *noise, const int *k, const int *label, const int *order, int N, Context context) {
     int B = x->B, T = x->T, block = T / N, clean = context == CLEAN ? T - block : 0, S = clean + T;
@@ -565,6 +566,14 @@ static Data data_open(bool test, bool trained) {
     opt.names = names;
     return d;
 }
+// Marks the pictures that are trained on; a run that goes on must have the same ones
+static void data_mark(const Data *d) {
+    char mark[64];
+    uint64_t hash = d->video ? 0 : hash_bytes((const char *)d->images.pixel, (size_t)d->count * (size_t)numbers_of(layout())) ^ hash_bytes((const char *)d->images.label, (size_t)d->count);
+    snprintf(mark, sizeof mark, "%d:%016llx", d->count, (unsigned long long)hash);
+    if (*opt.pictures && strcmp(opt.pictures, mark)) die("%s: not the pictures that were trained on (--data may name another place of them, not other pictures)", opt.data);
+    if (!*opt.pictures && !(opt.pictures = strdup(mark))) die("out of memory");
+}
 static void data_free(Data *d) { if (!d->video) images_free(&d->images); *d = (Data){0}; }
 static const char *class_name(int label) {
     static char name[64];
@@ -623,9 +632,7 @@ static Axes axes_of(int frames, int side, bool video, int HS) {
     return a;
 }
 static Context context(void) {
-    int c = CHOICE("context", opt.context, context_name);
-    if (c == NONE) die("--context none: clean or noised");
-    return (Context)c;
+    return (Context)choice("context", opt.context, context_name, NONE);
 }
 // frames: of the longest video whose positions the network will meet
 static NetConfig net_config(int frames) {
@@ -634,6 +641,7 @@ static NetConfig net_config(int frames) {
     if ((double)opt.batch * y.T * y.D > 1e8) die("--batch %d times %d numbers is more than 100 million", opt.batch, y.T * y.D);
     context();
     Axes axes = axes_of(y.frames, y.side, is_video(), opt.width / opt.heads);
+    if (!axes.dims[0]) die("--heads %d: heads of %d elements have no room for positions (%d at least)", opt.heads, opt.width / opt.heads, is_video() ? 16 : 4);
     return (NetConfig){.NL = opt.layers, .C = opt.width, .NH = opt.heads, .mlp = 4, .D = y.D, .classes = opt.classes, .freq = 256, .eps = 1e-6, .axes = axes,
                        .angles = coded_rope() ? coded_rope_angles : rope_angles, .frames = frames, .side = y.side};
 }
@@ -720,7 +728,7 @@ static void training_free(void) {
 static void print_training_cost(void) {
     Layout y = layout();
     printf("work of the forward pass for one picture of %d tokens: pairs of a query and a key in a layer (all but the last), and GFLOP\n"
-           "%6s %12s %12s %12s %12s %12s %12s %12s\n", y.T, "blocks", "pairs", "DiT's", "counted", "noised", "clean", "rest", "saved");
+           "%6s %12s %12s %12s %12s %12s %12s\n", y.T, "blocks", "pairs", "DiT's", "counted", "noised", "clean", "rest");
     for (int i = 0; i < training.n_N; i++) {
         double N = training.N[i], block = y.T / N, C = opt.width, NL = opt.layers;
         bool clean = context() == CLEAN;
@@ -729,8 +737,8 @@ static void print_training_cost(void) {
         draw_loss(i, 1);
         double counted = flops_counted / opt.batch, pairs = (double)pairs_counted / opt.batch, last = y.T * (y.T + block) / 2.0, noised = NL * flops_sweep(C, y.T, block);
         double cleans = clean ? flops_clean(NL, C, y.T, block) : 0, rest = flops_rest(NL, C, y.D, 256, (clean ? 2 - 1/N : 1) * y.T, y.T, N);
-        printf("%6d %12.0f %12.0f %12.6f %12.6f %12.6f %12.6f %12s\n", training.N[i], NL > 1 ? (pairs - last) / (NL - 1) : pairs, (double)y.T * y.T, counted * 1e-9, noised * 1e-9,
-               cleans * 1e-9, rest * 1e-9, "-");
+        printf("%6d %12.0f %12.0f %12.6f %12.6f %12.6f %12.6f\n", training.N[i], NL > 1 ? (pairs - last) / (NL - 1) : pairs, (double)y.T * y.T, counted * 1e-9, noised * 1e-9,
+               cleans * 1e-9, rest * 1e-9);
         printf("cost: blocks=%d counted=%.0f formula=%.0f\n", training.N[i], counted, noised + cleans + rest);
     }
 }
@@ -752,6 +760,7 @@ static int run_train(int files, char **file) {
     if (!is_video() && (given("clip") || given("size")) && !opt.resume) die("--%s belongs to --data video", given("clip") ? "clip" : "size");
     training.data = data_open(false, opt.resume);
     training_create();
+    data_mark(&training.data);
     NetConfig c = net_config(clip_frames());
     print_configuration("train", options);
 
@@ -824,10 +833,10 @@ static real *all_pictures(const Data *d, int *label) {
 
 static struct { Judge judge; Data data; int steps; } school;
 static double school_step(int step, double *norm) {
-    int pixels = numbers_of(layout()), *label = HOST(int, PIECE);
+    int pixels = numbers_of(layout());
     begin_step();
+    int *label = HOST(int, PIECE);
     real *x = HOST(real, PIECE * pixels);
-    label = HOST(int, PIECE);
     double *weight = HOST(double, PIECE);
     Rng r = rng((uint64_t)opt.seed, RNG_DATA, (uint64_t)step);
     for (int i = 0; i < PIECE; i++) label[i] = data_picture(&school.data, below(&r, school.data.count), NULL, x + (size_t)i * (size_t)pixels), weight[i] = 1;
@@ -955,7 +964,7 @@ static void make_pictures(real *picture, const int *label, int n, int B, void (*
     double start = seconds();
     flops_counted = 0, pairs_counted = 0;
     tape.off = true;
-    for (int at = 0; at < n && !interrupted; at += B) {
+    for (int at = 0; at < n; at += B) {
         int m = n - at < B ? n - at : B;
         Sampler s = sampler_of(&run.plan, m, label + at, (uint64_t)at);
         s.watch = at ? NULL : after;
@@ -1010,14 +1019,13 @@ static void along_the_way(Sampler *s, int i, int step, Tensor *x, Tensor *eps_la
 }
 
 // The sheet of what was made: pictures: a row for each class; videos: a row for each, at most 32 frames of it
-static void save_sheet(const real *picture, const int *label, int n, int classes, const char *path) {
+static void save_sheet(const real *picture, int n, int classes, const char *path) {
     Layout y = run.plan.y;
     bool video = is_video();
     int edge = y.side * y.patch, zoom = zoom_of(edge), cell = edge * zoom + 1, every = (y.frames + 31) / 32, columns = video ? (y.frames + every - 1) / every : n / classes, rows = video ? n : classes;
     if (columns > 64) columns = 64;
     if (rows > 64) rows = 64;
     Picture p = picture_create(columns * cell + 1, rows * cell + 1, 0xffffff);
-    (void)label;
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < columns; c++) {
             int which = video ? r : c * classes + r;
@@ -1118,10 +1126,9 @@ static int run_sample(int files, char **file) {
         tape.off = true, net_free(&run.net);
     }
     way_create(B < classes ? B : classes);
-    catch_signals();
     make_pictures(picture, label, n, B, along_the_way);
     Path sheet = path_in(opt.out, "sheet.png"), steps = path_in(opt.out, "steps.png"), table = path_in(opt.out, "classes.csv");
-    save_sheet(picture, label, n, classes, sheet.text), picture_save(&way.strip, steps.text);
+    save_sheet(picture, n, classes, sheet.text), picture_save(&way.strip, steps.text);
     printf("wrote %s (a row for each %s) and %s (the first %d, from noise on the left)\n", sheet.text, is_video() ? "video" : "class", steps.text, way.rows);
     if (opt.cost) print_sampling_cost();
     printf("sample: pictures=%d blocks=%d steps=%d passes=%ld gflop_per_picture=%.4f pictures_per_s=%.2f seconds=%.1f", n, run.plan.N, run.plan.steps[0], run.passes, run.flops / run.made * 1e-9,
@@ -1166,6 +1173,13 @@ static void make_context(real *made, const real *x, const int *label, int B, uin
     }
     sampler_free(&s);
 }
+// Number i of so many pictures, evenly spread over the data, as tokens; returns its label
+static int held_tokens(real *tokens, const Data *d, int i, int pictures, real *picture) {
+    Rng r = rng((uint64_t)opt.seed, RNG_DATA, (uint64_t)i);
+    int label = data_picture(d, (int)((long)i * d->count / pictures), &r, picture);
+    to_tokens(tokens, picture, run.plan.y, run.plan.order);
+    return label;
+}
 // loss (SHOWN, pictures, N)
 static void block_losses(double *loss, const Data *d, int pictures, int B) {
     const Plan *p = &run.plan;
@@ -1175,8 +1189,10 @@ static void block_losses(double *loss, const Data *d, int pictures, int B) {
     for (int at = 0; at < pictures; at += B) {
         int m = pictures - at < B ? pictures - at : B;
         Rng r = rng((uint64_t)opt.seed, RNG_EVAL, (uint64_t)at);
-        for (int b = 0; b < m; b++) label[b] = data_picture(d, d->count ? (int)((long)(at + b) * d->count / pictures) : 0, &r, picture), to_tokens(x + b * numbers, picture, y, p->order);
-        for (int b = 0; b < m; b++) memcpy(other + b * numbers, x + (b + 1) % m * numbers, (size_t)numbers * sizeof(real));
+        for (int b = 0; b < m; b++) {
+            held_tokens(other + b * numbers, d, (at + b + 1) % pictures, pictures, picture);
+            label[b] = held_tokens(x + b * numbers, d, at + b, pictures, picture);
+        }
         draw_levels(k, m, N, &r);
         if (p->context == CLEAN) make_context(made, x, label, m, (uint64_t)at);
         for (int shown = 0; shown < SHOWN; shown++) {
@@ -1201,18 +1217,18 @@ static void mean_of(double *mean, double *error, const double *a, const double *
 }
 // The table of the losses, also as blocks.csv; returns the least number of standard errors by which the true context is better than another's, over all later blocks
 static double print_losses(const double *loss, int pictures, const char *path) {
-    int N = run.plan.N;
+    int N = run.plan.N, shown = run.plan.context == CLEAN ? SHOWN : 1;
     size_t one = (size_t)pictures * (size_t)N;
     double least = INFINITY, mean, error, more, more_error;
     FILE *csv = fopen(path, "w");
     if (!csv) die("cannot write %s: %s", path, strerror(errno));
     fprintf(csv, "block");
-    for (int s = 0; s < SHOWN; s++) fprintf(csv, ",%s,%s_stderr,%s_more,%s_more_stderr", shown_name[s], shown_name[s], shown_name[s], shown_name[s]);
+    for (int s = 0; s < shown; s++) fprintf(csv, ",%s,%s_stderr,%s_more,%s_more_stderr", shown_name[s], shown_name[s], shown_name[s], shown_name[s]);
     printf("loss of each block by what it sees, and by how much that is more than with the true context\n%5s", "block");
-    for (int s = 0; s < SHOWN; s++) printf("  %8s%s", shown_name[s], s ? "            more" : "");
+    for (int s = 0; s < shown; s++) printf("  %8s%s", shown_name[s], s ? "            more" : "");
     for (int i = 0; i < N; i++) {
         printf("\n%5d", i), fprintf(csv, "\n%d", i);
-        for (int s = 0; s < SHOWN; s++) {
+        for (int s = 0; s < shown; s++) {
             const double *l = loss + (size_t)s * one + i, *truth = loss + i;
             mean_of(&mean, &error, l, NULL, pictures, N), mean_of(&more, &more_error, l, truth, pictures, N);
             printf("  %8.5f", mean), fprintf(csv, ",%.6g,%.3g,%.6g,%.3g", mean, error, more, more_error);
@@ -1234,6 +1250,7 @@ static int run_eval(int files, char **file) {
     size_t numbers = (size_t)numbers_of(y), more = (size_t)(n > held ? n : held);
     int *guessed = NEW(int, more), *held_label = NEW(int, held + 1);
     wanted_labels(label, n, classes);
+    if (n < 4) die("--samples %d: %d pictures are too few to judge (4 at least)", opt.samples, n);
     print_configuration("eval", options);
     SafeTensors st = {0};
     Judge judge = {0};
@@ -1249,7 +1266,7 @@ static int run_eval(int files, char **file) {
         if (pass) break;
         rehearse(B);
         block_losses(loss, &data, B, B);
-        if (judged) judge_pictures(&judge, picture, PIECE < n ? PIECE : n, (int)numbers, features, guessed), params_free(&judge.ps);
+        if (judged) judge_pictures(&judge, held_picture, PIECE < held ? PIECE : held, (int)numbers, held_features, guessed), judge_pictures(&judge, picture, PIECE < n ? PIECE : n, (int)numbers, features, guessed), params_free(&judge.ps);
         memset(loss, 0, (size_t)SHOWN * (size_t)n * (size_t)N * sizeof(double));
         net_free(&run.net);
     }
@@ -1258,7 +1275,8 @@ static int run_eval(int files, char **file) {
     double sure = print_losses(loss, n, path_in(opt.out, "blocks.csv").text), mean, error, total = 0;
     for (int i = 0; i < N; i++) mean_of(&mean, &error, loss + i, NULL, n, N), total += mean / N;
     make_pictures(picture, label, n, B, NULL);
-    printf("eval: pictures=%d blocks=%d steps=%d loss=%.5f true_below_other=%.1f", n, N, run.plan.steps[0], total, sure);
+    printf("eval: pictures=%d blocks=%d steps=%d loss=%.5f", n, N, run.plan.steps[0], total);
+    if (N > 1 && run.plan.context == CLEAN) printf(" true_below_other=%.1f", sure);
     if (data.video) print_videos(picture, label, n, accuracy);
     if (judged) {
         int right = 0;

@@ -49,6 +49,12 @@ static void *allocate(size_t bytes) {
     if (!p) die("out of memory: %zu bytes are not to be had", bytes);
     return p;
 }
+// FNV-1a of n bytes
+static uint64_t hash_bytes(const char *s, size_t n) {
+    uint64_t h = 1469598103934665603u;
+    while (n--) h = (h ^ (unsigned char)*s++) * 1099511628211u;
+    return h ^ h >> 29;
+}
 #define NEW(type, n) ((type *)allocate(sizeof(type) * (size_t)(n)))
 
 static double seconds(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec; }

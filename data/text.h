@@ -22,12 +22,6 @@ typedef struct Vocabulary {
 
 typedef struct Words { const char **word; int *length, *slot, n, room; } Words;    // slot: hash table of indices + 1, 4*room long
 
-static uint64_t hash_bytes(const char *s, size_t n) {   // FNV-1a
-    uint64_t h = 1469598103934665603u;
-    while (n--) h = (h ^ (unsigned char)*s++) * 1099511628211u;
-    return h ^ h >> 29;
-}
-
 static int words_place(const Words *w, const char *s, int length) {
     size_t mask = (size_t)w->room*4 - 1, i = hash_bytes(s, (size_t)length) & mask;
     while (w->slot[i] && (w->length[w->slot[i] - 1] != length || memcmp(w->word[w->slot[i] - 1], s, (size_t)length))) i = (i + 1) & mask;

@@ -31,7 +31,7 @@ static bool compare_bases(Golden *g, const char *key, Axes a, double (*base)(int
 }
 
 // Pictures of a file: their layout, and the order of the tokens (order: to be freed); false and a line if the metadata do not fit
-static bool read_layout(Golden *g, Layout *y, int *N, int **order, bool with_patch) {
+static bool read_layout(Golden *g, Layout *y, int *N, int **order) {
     const char *const whole[] = {"spatial_len", "temporal_len", "ar_len", "block_size", "token_dim", "channels", "patch"};
     for (int i = 0; i < 7; i++) if (!need_whole(g, whole[i], 1, 1e5)) return false;
     if (!need_whole(g, "square_block", 0, 1) || !need_number(g, "tol", 0, 1)) return false;
@@ -42,7 +42,6 @@ static bool read_layout(Golden *g, Layout *y, int *N, int **order, bool with_pat
     if (meta(g, "token_dim") != y->D || (double)*N * meta(g, "block_size") != y->T) return refuse(g, "ar_len=%d block_size=%s token_dim=%s do not fit", *N, meta_text(g, "block_size"), meta_text(g, "token_dim"));
     const char *why = blocks_error(*y, *N, square);
     if (why || (square && y->frames > 1)) return refuse(g, "%d blocks %s", *N, why ? why : "of a video are not squares");
-    (void)with_patch;
     *order = NEW(int, y->T), token_order(*order, *y, *N, square);
     return true;
 }
@@ -105,16 +104,16 @@ static void check_loss_grad(Golden *g) {
     Layout y;
     NetConfig c;
     int N, *order = NULL;
-    if (!need_whole(g, "batch", 1, 1e4) || !need_number(g, "tol_grad", 0, 1) || !read_layout(g, &y, &N, &order, true)) return;
+    if (!need_whole(g, "batch", 1, 1e4) || !need_number(g, "tol_grad", 0, 1) || !read_layout(g, &y, &N, &order)) return;
     int B = (int)meta(g, "batch"), T = y.T, block = T / N, D = y.D;
     real *clean = NULL, *noise = NULL, *noised = NULL;
     int *k = NULL, *label = NULL;
     Net net = {0};
     Loss loss = {0};
-    double *noised_got = NULL, *blocks = NULL, *cond = NULL;
+    double *blocks = NULL;
     if (!read_net_config(g, &c, y) || !(clean = need_reals(g, "in.clean", SHAPE(B, N, block, D))) || !(noise = need_reals(g, "in.noise", SHAPE(B, N, block, D)))
         || !(noised = need_reals(g, "in.noised", SHAPE(B, N, block, D))) || !(k = need_ints(g, "in.t", K, SHAPE(B, N))) || !(label = need_ints(g, "in.y", c.classes + 1, SHAPE(B)))) goto done;
-    noised_got = NEW(double, B*T*D), blocks = NEW(double, B*N), cond = NEW(double, (size_t)(B*N) * (size_t)c.C);
+    blocks = NEW(double, B*N);
     Tensor **after = NEW(Tensor *, c.NL), *t_emb, *y_emb = NULL;
     for (int pass = 0; pass < 2; pass++) {
         if (!pass) begin_dry_run(); else end_dry_run(false);
@@ -156,7 +155,7 @@ static void check_loss_grad(Golden *g) {
     free(values), free(after);
 done:
     net_free(&net);
-    free(order), free(clean), free(noise), free(noised), free(k), free(label), free(noised_got), free(blocks), free(cond);
+    free(order), free(clean), free(noise), free(noised), free(k), free(label), free(blocks);
 }
 
 // kind acdit_rope: angles of given positions, and a vector turned by them through the op that the network uses
@@ -243,7 +242,7 @@ static void check_patch(Golden *g) {
     if (!need_whole(g, "frames", 1, 1e4) || !need_whole(g, "channels", 1, 1e4) || !need_whole(g, "height", 1, 1e4) || !need_whole(g, "width", 1, 1e4)) return;
     Layout y;
     int N, *order = NULL;
-    if (!read_layout(g, &y, &N, &order, true)) return;
+    if (!read_layout(g, &y, &N, &order)) return;
     int T = y.T, D = y.D, edge = y.side * y.patch, axes = y.frames > 1 ? 3 : 2, shape[2];
     if (meta(g, "height") != edge || meta(g, "width") != edge || meta(g, "frames") != y.frames) { refuse(g, "height=%s width=%s frames=%s do not fit the patches", meta_text(g, "height"), meta_text(g, "width"), meta_text(g, "frames")); free(order); return; }
     real *picture = need_reals(g, "in.latent", SHAPE(y.frames, y.channels, edge, edge)), *tokens = NEW(real, T*D), *back = NEW(real, T*D);
@@ -283,7 +282,7 @@ static void check_sample(Golden *g) {
     NetConfig c;
     int N, *order = NULL;
     if (!need_whole(g, "batch", 1, 1e4) || !need_whole(g, "steps", 1, 1000) || !need_whole(g, "eps_steps_kept", 0, 1000) || !need_number(g, "cfg", 0, 1000)
-        || !need_value(g, "solver", "dpmsolver++ order 2 midpoint, linspace, final sigma 0") || !read_layout(g, &y, &N, &order, true)) return;
+        || !need_value(g, "solver", "dpmsolver++ order 2 midpoint, linspace, final sigma 0") || !read_layout(g, &y, &N, &order)) return;
     int B = (int)meta(g, "batch"), block = y.T / N, S = (int)meta(g, "steps"), D = y.D, *label = NULL, *levels = NULL, *k = NEW(int, S);
     real *noise = NULL;
     double *out = NEW(double, B * block * D);

@@ -4,7 +4,7 @@
 set -u
 program=$1 dir=$2 passed=0 failed=0
 . tests/device_part.sh
-small="--data video --patch 4 --size 12 --clip 4 --width 12 --heads 2 --layers 2 --batch 2 --blocks 2 --warmup 2 --lr 0.01 --precision fp32"
+small="--data video --patch 4 --size 12 --clip 4 --width 32 --heads 2 --layers 2 --batch 2 --blocks 2 --warmup 2 --lr 0.01 --precision fp32"
 
 for device in cpu cuda; do
     $program train $small --steps 5 --device $device --out "$dir/$device" >"$dir/log" 2>&1 || fail "train on $device: $(tail -n 1 "$dir/log")"
