@@ -1,5 +1,5 @@
 # A menu. The two commands that most people need:
-#   make demo      sets everything up, trains a small block diffusion model and prints what it writes, then draws what Diffusion Forcing plans and films (two to six minutes on two cores)
+#   make demo      sets everything up, trains a small block diffusion model and prints what it writes, then draws what Diffusion Forcing plans and films, and the pictures that ACDiT makes (three to eight minutes on two cores)
 #   make test      proves the programs right (two to four minutes, building included)
 # Variables: CC=clang  OMP=0 (no OpenMP)  NVCC= (no CUDA)  CUDA_ARCH=sm_90  ARCH= (baseline instructions, runs on any machine of this family)
 
@@ -74,8 +74,8 @@ data:
 	@sh data/get.sh kjv
 
 STEPS = 3000
-# set-up, data, build, training, a text written before your eyes, and how good it is; then paths, plans and videos of Diffusion Forcing, as pictures:
-# two to six minutes on two cores      make demo STEPS=100
+# set-up, data, build, training, a text written before your eyes, and how good it is; then paths, plans and videos of Diffusion Forcing, and pictures of clothes
+# by ACDiT: three to eight minutes on two cores      make demo STEPS=100
 demo: setup
 	@sh data/get.sh kjv || { echo "without the corpus the demo trains on README.md and NOTES.md"; mkdir -p $(BUILD); cat README.md NOTES.md > $(BUILD)/text.txt; }
 	@$(MAKE) --no-print-directory all
@@ -85,6 +85,10 @@ demo: setup
 	@./df train --task cross --out out/demo-cross --force --steps $$(($(STEPS) / 3)) && ./df sample --task cross --out out/demo-cross
 	@./df train --task maze2d --out out/demo-maze --force --steps $$(($(STEPS) / 5)) --lr 1e-3 && ./df sample --task maze2d --out out/demo-maze --guidance 3
 	@./df train --task video --out out/demo-video --force --steps $$(($(STEPS) / 5)) --lr 2e-3 && ./df sample --task video --out out/demo-video --length 200
+	@if sh data/get.sh fashion; then \
+		./acdit classify --classifier out/demo-classifier --force --epochs 4 && ./acdit train --out out/demo-acdit --force --steps $$(($(STEPS) * 5 / 6)) --batch 16 && \
+		./acdit sample --out out/demo-acdit --classifier out/demo-classifier --guidance 3; \
+	else echo "without Fashion-MNIST acdit makes videos, each of a kind of motion" && ./acdit train --data video --blocks 4 --out out/demo-acdit --force --steps $$(($(STEPS) / 3)) && ./acdit sample --out out/demo-acdit --samples 2; fi
 	@sh figures/demo.sh
 
 # this machine's peaks, every kernel beside them, training and sampling of three sizes, PyTorch where it is installed; two to six minutes

@@ -37,7 +37,7 @@ static struct {
 } opt = {
     .layers = 4, .width = 96, .heads = 3, .patch = 4, .clip = 8, .size = 16, .edge = 32, .channels = 1, .classes = 1, .batch = 32, .steps = 2000, .warmup = 50, .save_every = 1000,
     .seed = 1, .samples = 8, .sampling_steps = 25, .epochs = 8,
-    .lr = 2e-3, .decay = 0.15, .max_norm = 1, .ema = 0.995, .drop = 0.1, .guidance = 1.5,
+    .lr = 5e-3, .decay = 0.15, .max_norm = 1, .ema = 0.995, .drop = 0.1, .guidance = 1.5,
     .data = "data/cache/fashion-mnist/train-images-idx3-ubyte.gz", .blocks = "4", .context = "clean", .rope = "paper", .names = "", .pictures = "", .out = "out/acdit", .device = "cpu",
     .precision = "auto", .solver = "dpmpp", .steps_per_block = "", .frames = "", .classifier = "out/classifier", .class = "",
 };

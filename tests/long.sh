@@ -35,11 +35,12 @@ part "gcc, baseline processor: make test" make CC=gcc ARCH= NVCC= BUILD=build/ba
 arm=aarch64-linux-gnu-gcc
 if command -v $arm >/dev/null && command -v qemu-aarch64 >/dev/null; then
     dir=build/arm64
-    part "arm64: no warnings" quiet make CC=$arm ARCH= NVCC= BUILD=$dir $dir/parity $dir/cpu64.so $dir/test_bd3lm $dir/test_check_bd3lm $dir/test_check_df $dir/bench_kernels
+    part "arm64: no warnings" quiet make CC=$arm ARCH= NVCC= BUILD=$dir $dir/parity $dir/cpu64.so $dir/test_bd3lm $dir/test_check_bd3lm $dir/test_check_df $dir/test_check_acdit $dir/bench_kernels
     on_arm() { QEMU_LD_PREFIX=/usr/aarch64-linux-gnu OMP_NUM_THREADS=1 qemu-aarch64 "$@"; }
     part "arm64: parity" on_arm $dir/parity $dir/cpu64.so
     part "arm64: test_bd3lm, float" on_arm $dir/test_bd3lm
     part "arm64: golden files of df, and that they can fail" on_arm $dir/test_check_df $(sh tests/supported.sh tests/golden/df)
+    part "arm64: golden files of acdit, and that they can fail" on_arm $dir/test_check_acdit $(sh tests/supported.sh tests/golden/acdit)
     part "arm64: golden files, and that they can fail" on_arm $dir/test_check_bd3lm $(sh tests/supported.sh tests/golden/bd3lm)
 else echo "         skipped: no $arm and qemu-aarch64"
 fi
@@ -58,9 +59,12 @@ part "sanitized: test_ops" build_and_run test_ops "-Dreal=double tests/test_ops.
 part "sanitized: test_bd3lm, float" build_and_run test_bd3lm tests/test_bd3lm.c "cpu_kernels.c cpu_fast.c"
 part "sanitized: test_df, float" build_and_run test_df tests/test_df.c "cpu_kernels.c cpu_fast.c"
 part "sanitized: test_images" build_and_run test_images tests/test_images.c "cpu_kernels.c cpu_fast.c" $dir/scratch
+part "sanitized: test_acdit, float" build_and_run test_acdit tests/test_acdit.c "cpu_kernels.c cpu_fast.c"
+part "sanitized: test_scores" build_and_run test_scores tests/test_scores.c ""
 part "sanitized: test_maze" build_and_run test_maze tests/test_maze.c "cpu_kernels.c cpu_fast.c" $dir/scratch
 part "sanitized: check" build_and_run bd3lm bd3lm.c "cpu_kernels.c cpu_fast.c" check $golden
 part "sanitized: df check" build_and_run df df.c "cpu_kernels.c cpu_fast.c" check $(sh tests/supported.sh tests/golden/df)
+part "sanitized: acdit check" build_and_run acdit acdit.c "cpu_kernels.c cpu_fast.c" check $(sh tests/supported.sh tests/golden/acdit)
 part "sanitized: parity" build_and_run parity tests/parity.c cpu_kernels.c $dir/cpu64.so
 part "sanitized: parity on emulated tiles" build_and_run parity_amx "-I. -Wno-psabi -DEMULATE_AMX tests/parity.c" cpu_kernels.c $dir/cpu64.so
 
@@ -68,11 +72,12 @@ part "sanitized: parity on emulated tiles" build_and_run parity_amx "-I. -Wno-ps
 san_emu="-O1 -g -fopenmp -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 if command -v g++ >/dev/null; then
     g++ -std=c++17 $san_emu -I. -x c++ -c cuda_kernels.cu -o $dir/cuda_emu.o
-    emulated() { bin=$dir/$1; shift; src=$1; shift; gcc -std=gnu11 -fno-math-errno $san_emu -DWITH_CUDA -DCUDA_EMU $src cpu_kernels.c cpu_fast.c $dir/cuda_emu.o -o $bin -lm -ldl -lstdc++ && OMP_NUM_THREADS=1 $bin "$@"; }
+    emulated() { bin=$dir/$1; shift; src=$1; shift; gcc -std=gnu11 -fno-math-errno $san_emu -DWITH_CUDA -DCUDA_EMU $src cpu_kernels.c cpu_fast.c $dir/cuda_emu.o -o $bin -lm $zlib -ldl -lstdc++ && OMP_NUM_THREADS=1 $bin "$@"; }
     parity_emu() { gcc -std=gnu11 -fno-math-errno $san_emu -DWITH_CUDA -DCUDA_EMU -DQUICK tests/parity.c cpu_kernels.c $dir/cuda_emu.o -o $dir/parity_emu -lm -ldl -lstdc++ && OMP_NUM_THREADS=1 $dir/parity_emu $dir/cpu64.so; }
     part "sanitized: the emulator itself" sh -c "g++ -std=c++17 $san_emu -Wno-unknown-pragmas -x c++ tests/test_emu.cu -o $dir/test_emu && $dir/test_emu"
     part "sanitized: emulated CUDA kernels" parity_emu
     part "sanitized: emulated check" emulated bd3lm_emu bd3lm.c check --device cuda $golden
+    part "sanitized: emulated check of acdit" emulated acdit_emu acdit.c check --device cuda $(sh tests/supported.sh tests/golden/acdit)
     emulated_program() {
         small="--data README.md --vocab 30 --layers 1 --width 16 --heads 2 --length 16 --batch 1 --steps 2 --dropout 0.1 --device cuda --force"
         OMP_NUM_THREADS=1 && export OMP_NUM_THREADS && $dir/bd3lm_emu train $small --out $dir/emulated && $dir/bd3lm_emu sample --device cuda --out $dir/emulated --chars 6 &&
@@ -92,8 +97,9 @@ if command -v nvcc >/dev/null; then
 else echo "         skipped: no nvcc"
 fi
 
-make -s build/fuzz build/fuzz_df >/dev/null
+make -s build/fuzz build/fuzz_df build/fuzz_acdit >/dev/null
 part "100,000 broken files" build/fuzz $dir/scratch 100000 0 $golden
+part "100,000 broken files of acdit" build/fuzz_acdit $dir/scratch 100000 0 $(sh tests/supported.sh tests/golden/acdit)
 part "100,000 broken files of df" build/fuzz_df $dir/scratch 100000 0 $(sh tests/supported.sh tests/golden/df)
 
 # kill -9, fifty times and more, at least 25 of them while a checkpoint is being written
@@ -129,6 +135,9 @@ part "make debug: train, eval, sample, check" debug_program
 df_debug_program() { make -s debug build/poison all && rm -rf $dir/scratch/cli_df && ASAN_OPTIONS=detect_leaks=0 DF=./df_debug sh tests/cli_df.sh $dir/scratch; }
 part "make debug: the command line of df" df_debug_program
 
+acdit_debug_program() { rm -rf $dir/scratch/cli_acdit && ASAN_OPTIONS=detect_leaks=0 ACDIT=./acdit_debug sh tests/cli_acdit.sh $dir/scratch; }
+part "make debug: the command line of acdit" acdit_debug_program
+
 # the fake device must catch a program that reads tensor memory itself
 cat >$dir/stray.c <<'END'
 #include "../../common.h"
@@ -150,11 +159,17 @@ forgotten() { if gcc -std=gnu11 -O0 -I tests -include kernels.h -iquote tests $d
 part "a kernel without its parity test does not link" forgotten
 
 if [ -n "${GOLDEN:-}" ] && [ -d "${GOLDEN:-}" ]; then
-    make -s all bd3lm_emu build/bd3lm64 build/df64 >/dev/null
+    make -s all bd3lm_emu acdit_emu build/bd3lm64 build/df64 build/acdit64 >/dev/null
     df_golden=$(dirname "$GOLDEN")/df
     if [ -d "$df_golden" ]; then
         part "all golden files of $df_golden" ./df check $(sh tests/supported.sh "$df_golden")
         part "all golden files of $df_golden, in double" build/df64 check $(sh tests/supported.sh "$df_golden")
+    fi
+    acdit_golden=$(dirname "$GOLDEN")/acdit
+    if [ -d "$acdit_golden" ]; then
+        part "all golden files of $acdit_golden" ./acdit check $(sh tests/supported.sh "$acdit_golden")
+        part "all golden files of $acdit_golden, in double" build/acdit64 check $(sh tests/supported.sh "$acdit_golden")
+        part "all golden files of $acdit_golden, emulated CUDA" ./acdit_emu check --device cuda $(sh tests/supported.sh "$acdit_golden")
     fi
     part "all golden files of $GOLDEN, emulated CUDA" ./bd3lm_emu check --device cuda $(sh tests/supported.sh "$GOLDEN")
     part "all golden files of $GOLDEN" ./bd3lm check $(sh tests/supported.sh "$GOLDEN")
