@@ -48,7 +48,7 @@ static Option options[] = {
     {"blocks",   TEXT, &opt.blocks,    0, 0, " train ", "blocks of a picture or video (N); several, as 1,4,16: one of them is drawn for each batch", true, false},
     {"patch",    INT,  &opt.patch,     1, 64, " train ", "pixels of an edge of a patch, which is a token", true, false},
     {"clip",     INT,  &opt.clip,      4, 1000, " train ", "video: frames of a training video", true, false},
-    {"size",     INT,  &opt.size,      8, 32, " train ", "video: pixels of an edge of a frame", true, false},
+    {"size",     INT,  &opt.size,      11, 32, " train ", "video: pixels of an edge of a frame", true, false},
     {"edge",     INT,  &opt.edge,      1, 64, " ", "pixels of an edge of what was trained on", true, false},
     {"channels", INT,  &opt.channels,  1, 3, " ", "of what was trained on: 1 grey, 3 red, green, blue", true, false},
     {"classes",  INT,  &opt.classes,   1, 1000, " ", "of what was trained on", true, false},
@@ -75,7 +75,7 @@ static Option options[] = {
     {"solver",   TEXT, &opt.solver,    0, 0, " sample eval ", "dpmpp: DPM-Solver++ of second order, ddim, or ddpm", false, false},
     {"sampling-steps", INT, &opt.sampling_steps, 1, 1000, " sample eval ", "steps of the solver in each block (S)", false, false},
     {"steps-per-block", TEXT, &opt.steps_per_block, 0, 0, " sample eval ", "as 25,15,10: steps of block 0, 1, 2 and all later ones", false, false},
-    {"guidance", REAL, &opt.guidance,  0, 1000, " sample eval ", "scale of classifier-free guidance; up to 1: off", false, false},
+    {"guidance", REAL, &opt.guidance,  0, 1000, " sample eval ", "scale of classifier-free guidance; up to 1: off (the paper: 1.5 for images, 2.5 for videos)", false, false},
     {"sample-blocks", INT, &opt.sample_blocks, 0, 1e6, " sample eval ", "blocks (N) of a picture, of a clip of a video; 0: the last of --blocks", false, false},
     {"length",   INT,  &opt.length,    0, 1e6, " sample ", "video: frames to make, as many as you like; 0: as in training", false, false},
     {"recompute",FLAG, &opt.recompute, 0, 1, " sample ", "without the cache: all clean blocks again in every step", false, false},
@@ -85,7 +85,7 @@ static Option options[] = {
     {"classifier", TEXT, &opt.classifier, 0, 0, " sample eval classify ", "directory of the classifier that judges pictures", false, false},
     {"epochs",   INT,  &opt.epochs,    1, 1e4, " classify ", "times that the classifier sees the training pictures", false, false},
     {"out",      TEXT, &opt.out,       0, 0, " train sample eval ", "directory of the checkpoint", false, false},
-    {"resume",   FLAG, &opt.resume,    0, 1, " train ", "go on from the checkpoint in --out; steps, save-every, threads, naive, device may change", false, false},
+    {"resume",   FLAG, &opt.resume,    0, 1, " train ", "go on from the checkpoint in --out; steps, data (its place), save-every, threads, naive, device, precision may change", false, false},
     {"force",    FLAG, &opt.force,     0, 1, " train classify ", "overwrite what is there", false, false},
     {"threads",  INT,  &opt.threads,   0, 4096, " train sample eval classify check ", "threads; 0: one for each core", false, false},
     {"device",   TEXT, &opt.device,    0, 0, " train sample eval classify check ", "cpu, or cuda: one NVIDIA GPU", false, false},
@@ -111,7 +111,7 @@ static int choice(const char *option, const char *text, const char *const *names
 // p(x_0 .. x_{N-1}) = prod_i p(x_i | x_<i): blocks in order, each drawn by a diffusion model that sees the finished, clean blocks before it.         (Eq. 1)
 //     L = E_k E_eps sum_i | eps - forward(x_i^(k_i); k_i, label, x_<i) |^2                                                                         (Eq. 3)
 
-// How much of the signal is left at level k of K = 1000: variances beta from 1e-4 to 0.02, all blocks alike. alpha_bar(-1) is 1: clean.           (Sec. 3)
+// How much of the signal is left at level k of K = 1000: variances beta from 1e-4 to 0.02, all blocks alike (code). alpha_bar(-1) is 1: clean.     (Sec. 3)
 enum { K = 1000 };
 static double beta(int k) { return 1e-4 + (0.02 - 1e-4) * k / (K - 1); }
 static double alpha_bar(int k) {
@@ -122,9 +122,9 @@ static double alpha_bar(int k) {
 // x^(k) = sqrt(alpha_bar) x + sqrt(1 - alpha_bar) eps
 static void noising(double *of_x, double *of_noise, int k) { *of_x = sqrt(alpha_bar(k)), *of_noise = sqrt(1 - alpha_bar(k)); }
 
-// One level for each block, independent of all others: k (B,N)
+// One level for each block, independent of all others (code; Eq. 3 leaves it open): k (B,N)
 static void draw_levels(int *k, int B, int N, Rng *r) { for (int i = 0; i < B*N; i++) k[i] = below(r, K); }
-// Some pictures are shown without their label (classes: the null label), so that one network knows p(x) as well as p(x | label)
+// Some pictures are shown without their label (classes: the null label), so that one network knows p(x) as well as p(x | label) (code)
 static void drop_labels(int *label, int B, int classes, double p, Rng *r) { for (int b = 0; b < B; b++) if (uniform(r) < p) label[b] = classes; }
 
 // What row i of the doubled sequence [c_0 .. c_{N-2} | n_0 .. n_{N-1}] attends to, the "skip-causal attention mask":                       (Sec. 4.2, Fig. 2a)
@@ -173,7 +173,7 @@ static Step solver_step(Solver solver, const int *k, int i, int S) {
     double now = alpha_bar(k[i]), to = i + 1 < S ? alpha_bar(k[i + 1]) : 1, keep = sqrt((1 - to) / (1 - now));
     Step s = {.x0_x = 1 / sqrt(now), .x0_eps = -sqrt(1/now - 1)};
     if (solver == DDPM) {
-        double r = now / to;                            // variance of the last step: 0
+        double r = now / to;                            // the noise of a last step from above level 0 is 1e-10, as in the official library
         s.x_x = sqrt(r) * (1 - to) / (1 - now), s.x_x0 = sqrt(to) * (1 - r) / (1 - now), s.x_other = k[i] > 0 ? sqrt(fmax((1 - to) / (1 - now) * (1 - r), 1e-20)) : 0;
     } else if (solver == DDIM || i == S - 1) {          // x = sqrt(to) x0 + sqrt(1 - to) eps, with eps from x and x0
         s.x_x = keep, s.x_x0 = sqrt(to) - keep * sqrt(now);
@@ -373,7 +373,7 @@ static Tensor *forward(Net *net, Input in, bool cached) {
         if (l < c.NL - 1) x = keep(x, mark);
         if (net->after) net->after[l] = x;
     }
-    Modulation last = {apply(cond, net->ada, LINEAR_ONLY), c.NL && in.clean ? wanted_group : group, 0, C, 0};
+    Modulation last = {apply(cond, net->ada, LINEAR_ONLY), group, 0, C, 0};
     return reshape(apply(norm_modulate(x, net->norm_final, last, RMS, c.eps), net->linear, LINEAR_ONLY), B, in.noised, c.D);
 }
 
@@ -395,8 +395,8 @@ static Tensor *tokens_before(Tensor *x, int first, int n, Tensor *y) {
 }
 
 // What each block sees: the clean blocks before it, noised ones (the ablation), or, to find out what a context is worth, none
-typedef enum { CLEAN, NOISED, NONE, CONTEXTS } Context;
-static const char *const context_name[] = {"clean", "noised", "none"};
+typedef enum { CLEAN, NOISED, NONE } Context;
+static const char *const context_name[] = {"clean", "noised"};
 
 // L = mean over pictures, tokens and numbers of (eps - forward(x^(k); k, label, x_<i))^2                                                   (Eq. 3)
 // x, noise (B,T,D) on the device, tokens in the order of the sequence; k (B,N); label (B); order (T): where each token stands. context_x: the clean tokens that are shown, mostly x itself.
@@ -428,7 +428,8 @@ static Loss acdit_loss(Net *net, Tensor *x, Tensor *context_x, Tensor *noise, co
 // ---- 5. sampling --------------------------------------------------------------------------------------------------------------
 // For block i: start from noise, S steps of a solver, each asking the network about the block (once more without its label, for guidance) while it looks at the keys
 // and values of the finished blocks. These depend on neither level nor label, so both halves share ONE cache. The first step of block i also takes block i-1, now
-// clean, through the network, and stores it. In a video that goes on beyond the training length the cache is a ring: the oldest block makes room.
+// clean, through the network, and stores it. In a video that goes on beyond the training length the cache is a ring: the oldest block makes room. (What deeper layers
+// keep of the others still carries what it said, so this is more than a network that sees the window alone.)
 
 typedef struct Sampler {
     Net *net;
@@ -465,7 +466,8 @@ static void put_block(const Sampler *s, int i, const real *from) {
 
 static void normals(real *x, size_t n, Rng r) { for (size_t i = 0; i < n; i++) x[i] = (real)normal(&r); }
 
-// What the network says of block i, x (B,block,D) at level k: eps (B, halves * block, D). The finished blocks from..i-1 go through it too, and into the cache.
+// What the network says of block i, x (B,block,D) at level k: eps (B, halves * block, D). The finished blocks from..i-1 go through it too, and into the cache;
+// as clean tokens, or, in the ablation, as blocks at level 0 with their picture's label: the nearest to clean that training has shown.
 static Tensor *predict_block(Sampler *s, int i, Tensor *x, int k, int from) {
     int B = s->B, block = s->block, H = halves(s), context = (i - from) * block, T = context + H * block, scratch = s->window * block;
     bool noised = s->context == NOISED;
@@ -510,7 +512,7 @@ static void sample_step(Sampler *s, int i, int step, const int *k, int S) {
     Step c = solver_step(s->solver, k, step, S);
     Tensor *x0, *other = NULL;
     if (c.x_other != 0 || dry) {
-        if (s->solver == DDPM) for (int b = 0; b < B; b++) normals(s->x0 + b * block*D, (size_t)(block*D), rng(s->seed, RNG_NOISE, (s->number + (uint64_t)b) << 24 | (uint64_t)(i * K + step)));
+        if (s->solver == DDPM) for (int b = 0; b < B; b++) normals(s->x0 + b * block*D, (size_t)(block*D), rng(s->seed, RNG_STEP, (s->number + (uint64_t)b) << 36 | (uint64_t)i << 10 | (uint64_t)step));
         other = on_device(s->x0, B, block, D, "other");
     }
     Tensor *next = take_step(x, eps, other, c, &x0);
@@ -632,7 +634,7 @@ static Axes axes_of(int frames, int side, bool video, int HS) {
     return a;
 }
 static Context context(void) {
-    return (Context)choice("context", opt.context, context_name, NONE);
+    return (Context)CHOICE("context", opt.context, context_name);
 }
 // frames: of the longest video whose positions the network will meet
 static NetConfig net_config(int frames) {
@@ -682,7 +684,7 @@ static int read_options(const SafeTensors *st, const char *path, const char *may
     return done;
 }
 
-// Warm-up, constant, decay: the learning rate ends at 1/64                                                                                  (Sec. 5.1)
+// Warm-up, constant, decay in the last 15 % (paper); it ends at 1/64 (code)
 static double learning_rate(int step) {
     double from = opt.steps * (1 - opt.decay), ratio = opt.decay > 0 && step > from ? (step - from) / (opt.steps - from) : 0;
     return opt.lr * (opt.warmup ? fmin(1, (double)step / opt.warmup) : 1) * pow(0.5, 6 * ratio);
@@ -705,7 +707,7 @@ static Loss draw_loss(int which, int step) {
 }
 static double train_step(int step, double *norm) {
     begin_step();
-    Rng r = rng((uint64_t)opt.seed, RNG_EVAL, (uint64_t)step);
+    Rng r = rng((uint64_t)opt.seed, RNG_CHOICE, (uint64_t)step);
     Loss loss = draw_loss(below(&r, training.n_N), step);
     return optimiser_step(&training.net.ps, loss.loss, (AdamW){.lr = learning_rate(step), .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = opt.weight_decay,
                                                                .max_norm = opt.max_norm, .ema = opt.ema, .step = step}, norm);
@@ -759,9 +761,9 @@ static int run_train(int files, char **file) {
     }
     if (!is_video() && (given("clip") || given("size")) && !opt.resume) die("--%s belongs to --data video", given("clip") ? "clip" : "size");
     training.data = data_open(false, opt.resume);
+    NetConfig c = net_config(clip_frames());
     training_create();
     data_mark(&training.data);
-    NetConfig c = net_config(clip_frames());
     print_configuration("train", options);
 
     // memory: once dry (every number of blocks), then for real
@@ -999,11 +1001,13 @@ static void along_the_way(Sampler *s, int i, int step, Tensor *x, Tensor *eps_la
     int edge = y.side * y.patch, zoom = zoom_of(edge), cell = edge * zoom + 1, frame = i * s->block / (y.side * y.side);
     size_t numbers = (size_t)numbers_of(y);
     way.done++;
-    bool wanted = way.done * (STRIP_COLUMNS - 1) >= (way.column + (way.column == 0 ? 0 : 1)) * way.total || way.done == 1;
-    if (wanted) way.column += way.done > 1;
+    bool wanted = way.done == 1 || way.done * (STRIP_COLUMNS - 1) >= (way.column + 1) * way.total;
+    if (wanted && way.done > 1) way.column++;
+    if (!wanted && !*opt.frames && !opt.watch) return;
     Picture all = *opt.frames ? picture_create(way.rows * cell + 1, cell + 1, 0xffffff) : (Picture){0};
     for (int b = 0; b < way.rows && b < s->B; b++) {
-        from_tokens(way.picture, s->x + (size_t)b * numbers, y, s->order);
+        int first = frame * y.side * y.side;            // of its tokens
+        frame_from_tokens(way.picture, s->x + (size_t)b * numbers + (size_t)(first * y.D), y, s->order + first);
         if (wanted && way.column < STRIP_COLUMNS) draw_frame(&way.strip, way.column * cell + 1, b * cell + 1, way.picture, y, frame, zoom);
         if (all.rgb) draw_frame(&all, b * cell + 1, 1, way.picture, y, frame, zoom);
         if (!opt.watch || b || (!isatty(STDOUT_FILENO) && step < steps_of(s, i) - 1)) continue;
@@ -1023,6 +1027,7 @@ static void save_sheet(const real *picture, int n, int classes, const char *path
     Layout y = run.plan.y;
     bool video = is_video();
     int edge = y.side * y.patch, zoom = zoom_of(edge), cell = edge * zoom + 1, every = (y.frames + 31) / 32, columns = video ? (y.frames + every - 1) / every : n / classes, rows = video ? n : classes;
+    if (columns > 64 || rows > 64) printf("the sheet shows the first %d columns and %d rows\n", columns < 64 ? columns : 64, rows < 64 ? rows : 64);
     if (columns > 64) columns = 64;
     if (rows > 64) rows = 64;
     Picture p = picture_create(columns * cell + 1, rows * cell + 1, 0xffffff);
@@ -1046,6 +1051,8 @@ static bool judge_open(SafeTensors *st) {
         const char *value = st_meta(st, what[i]);
         if (!value || strtol(value, NULL, 10) != have[i]) die("%s: a classifier of pictures with %s=%s, not %d (./acdit classify --classifier DIR makes another)", path.text, what[i], value ? value : "?", have[i]);
     }
+    const char *names = st_meta(st, "names");
+    if (names && strcmp(names, opt.names)) die("%s: a classifier of %s, not of %s (./acdit classify --classifier DIR makes another)", path.text, names, opt.names);
     return true;
 }
 static Judge judge_load(const SafeTensors *st) {
@@ -1094,10 +1101,14 @@ static void print_sampling_cost(void) {
     clean = flops_clean(NL, C, L, p->block);
     double counted = run.flops / run.made, noised = H * steps * NL * flops_sweep(C, L, p->block);
     printf("work for one picture of %.0f tokens in %d blocks, GFLOP: counted %.4f", L, p->N, counted * 1e-9);
-    if (same && p->window == p->N - 1 && !opt.recompute && p->context == CLEAN)
+    bool holds = same && p->window == p->N - 1 && !opt.recompute && p->context == CLEAN;
+    if (holds)
         printf(" = %.4f by the paper's formula (%.0f sweeps) + %.4f clean tokens, once + %.4f modulation and both ends; the whole sequence at once: %.4f a sweep, saved by blocks: %.1f %%", noised * 1e-9,
                H * steps, clean * 1e-9, rest * 1e-9, NL * flops_full(C, L) * 1e-9, 100 * flops_saved(C, L, p->block));
-    printf("\ncost: blocks=%d counted=%.0f formula=%.0f paper=%.0f\n", p->N, counted, noised + clean + rest, noised);
+    else printf(" (the formulas are for equal steps in all blocks, clean context, the cache and no more blocks than it holds)");
+    printf("\ncost: blocks=%d counted=%.0f", p->N, counted);
+    if (holds) printf(" formula=%.0f paper=%.0f", noised + clean + rest, noised);
+    printf("\n");
 }
 
 static int run_sample(int files, char **file) {
@@ -1154,7 +1165,8 @@ static int run_sample(int files, char **file) {
 
 // ---- what a context is worth ----
 // Mean loss of every block on pictures that the network has not seen: with the true blocks before it, with another picture's, with none, and with blocks that the
-// sampler made in their place, each from the true ones before it ("exposure": what a network sees when it samples and never saw in training).
+// sampler made in their place, each from the true ones before it. A network sees such blocks when it samples and never saw them in training; what it loses by them is
+// at most the difference to the true ones ("exposure"): a perfect network would lose something too, since another past has another future.
 enum { TRUE_BLOCKS, OTHERS, NOTHING, MADE, SHOWN };
 static const char *const shown_name[SHOWN] = {"true", "other", "none", "made"};
 
@@ -1175,7 +1187,7 @@ static void make_context(real *made, const real *x, const int *label, int B, uin
 }
 // Number i of so many pictures, evenly spread over the data, as tokens; returns its label
 static int held_tokens(real *tokens, const Data *d, int i, int pictures, real *picture) {
-    Rng r = rng((uint64_t)opt.seed, RNG_DATA, (uint64_t)i);
+    Rng r = rng((uint64_t)opt.seed, RNG_HELD, (uint64_t)i);
     int label = data_picture(d, (int)((long)i * d->count / pictures), &r, picture);
     to_tokens(tokens, picture, run.plan.y, run.plan.order);
     return label;
@@ -1205,7 +1217,7 @@ static void block_losses(double *loss, const Data *d, int pictures, int B) {
             download(error, l.error->data, (size_t)(m * numbers) * sizeof(real));
             for (int i = 0; i < m * numbers; i++) loss[((size_t)shown * (size_t)pictures + (size_t)(at + i / numbers)) * (size_t)N + (size_t)(i % numbers / (block * y.D))] += (double)error[i] / (block * y.D);
         }
-        progress(at + m >= pictures, "losses of %6d/%d pictures", at + m, pictures);
+        if (!dry) progress(at + m >= pictures, "losses of %6d/%d pictures", at + m, pictures);
     }
     free(k), free(label), free(x), free(other), free(made), free(picture), free(error);
 }
@@ -1250,6 +1262,7 @@ static int run_eval(int files, char **file) {
     size_t numbers = (size_t)numbers_of(y), more = (size_t)(n > held ? n : held);
     int *guessed = NEW(int, more), *held_label = NEW(int, held + 1);
     wanted_labels(label, n, classes);
+    if ((double)n * (double)numbers > 1e9) die("--samples %d: %d pictures of %zu numbers are more than a billion", opt.samples, n, numbers);
     if (n < 4) die("--samples %d: %d pictures are too few to judge (4 at least)", opt.samples, n);
     print_configuration("eval", options);
     SafeTensors st = {0};
@@ -1284,8 +1297,11 @@ static int run_eval(int files, char **file) {
         judge_pictures(&judge, picture, n, (int)numbers, features, guessed);
         for (int i = 0; i < n; i++) right += guessed[i] == label[i];
         judge_pictures(&judge, held_picture, held, (int)numbers, held_features, guessed);
-        int some = held < 2000 ? held : 2000;           // neighbours are looked for among so many
-        precision_recall(&precise, &recall, held_features, some, features, n < 2000 ? n : 2000, FEATURES, 3);
+        int some = n < 2000 ? n < held ? n : held : 2000 < held ? 2000 : held;         // as many of either kind, since more points have smaller balls
+        double *spread = NEW(double, (size_t)some * FEATURES);
+        for (int i = 0; i < some; i++) memcpy(spread + (size_t)i * FEATURES, held_features + (size_t)((long)i * held / some) * FEATURES, FEATURES * sizeof(double));
+        precision_recall(&precise, &recall, spread, some, features, some, FEATURES, 3);
+        free(spread);
         printf(" frechet=%.4f class_accuracy=%.4f precision=%.4f recall=%.4f", frechet_distance(held_features, held, features, n, FEATURES), (double)right / n, precise, recall);
         params_free(&judge.ps), st_free(&st);
     }

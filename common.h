@@ -21,7 +21,7 @@
 // ---- 1. random ----------------------------------------------------------------------------------------------------------------
 // Nothing is stored but (seed, stream) and a counter: the same numbers on every device and for any number of threads.
 
-typedef enum { RNG_INIT = 1, RNG_DATA, RNG_LEVEL, RNG_DROPOUT, RNG_SAMPLE, RNG_EVAL, RNG_NOISE } Purpose;
+typedef enum { RNG_INIT = 1, RNG_DATA, RNG_LEVEL, RNG_DROPOUT, RNG_SAMPLE, RNG_EVAL, RNG_NOISE, RNG_HELD, RNG_STEP, RNG_CHOICE } Purpose;
 typedef struct Rng { uint64_t seed, stream, index; } Rng;
 
 // A stream for one purpose and one step (or tensor, or sample): streams never overlap.

@@ -42,6 +42,10 @@ static void to_tokens(real *tokens, const real *picture, Layout y, const int *or
 static void from_tokens(real *picture, const real *tokens, Layout y, const int *order) {
     for (int i = 0; i < numbers_of(y); i++) picture[picture_index(y, order[i / y.D], i % y.D)] = tokens[i];
 }
+// the same for the tokens of one frame, which follow each other, and its part of the order
+static void frame_from_tokens(real *picture, const real *tokens, Layout y, const int *order) {
+    for (int i = 0; i < numbers_of(y) / y.frames; i++) picture[picture_index(y, order[i / y.D], i % y.D)] = tokens[i];
+}
 
 // One frame of a picture at (x, y), enlarged; -1 is black, 1 is white, NaN magenta
 static void draw_frame(Picture *p, int x0, int y0, const real *picture, Layout y, int frame, int zoom) {

@@ -111,8 +111,9 @@ if [ $png ]; then
     says '^block 3, step 2'
     made video $quick
     promises sample $keys $laws
-    made video $quick --length 8 --class fall
+    made video $quick --length 8 --class fall --cost
     says 'pictures=1 blocks=4 '
+    says '^cost: blocks=4 counted=[0-9]*$'
 fi
 
 # ---- the classifier, and judging
@@ -132,6 +133,8 @@ expect 0 '' $acdit eval --out "$dir/noised" --samples 1 --sampling-steps 2 --cla
 promises eval pictures blocks steps loss frechet class_accuracy precision recall pictures_per_s seconds
 expect 0 '' $acdit eval --out "$dir/pictures" --samples 1 --batch 1 --sampling-steps 2 --sample-blocks 1 --classifier "$dir/judge"
 promises eval pictures blocks steps loss frechet class_accuracy precision recall pictures_per_s seconds
+expect 1 'batch 100000 times' $acdit train --data video --batch 100000 --clip 1000 --size 32 --blocks 4 --out "$dir/none"
+expect 1 'more than a billion' $acdit eval --out "$dir/pictures" --samples 1000000
 expect 1 'samples 3: 3 pictures are too few' $acdit eval --out "$dir/pictures" --samples 3 --class 1
 expect 0 '' $acdit train $pictures --blocks 4 --rope code --steps 3 --out "$dir/coded"
 other "$dir/coded/log.csv" "$dir/pictures/log.csv" '--rope code has no effect'
@@ -194,6 +197,9 @@ mkdir -p "$dir/wrong"; cp tests/golden/acdit/mask_n1_b5.safetensors "$dir/wrong/
 expect 1 'not a checkpoint of acdit' $acdit sample --out "$dir/noised" --classifier "$dir/wrong"
 cp "$dir/video/acdit.safetensors" "$dir/wrong/classifier.safetensors"
 expect 1 'a classifier of pictures with edge=12, not 32' $acdit sample --out "$dir/noised" --classifier "$dir/wrong"
+mkdir -p "$dir/fashion"; cp "$dir"/stripes/* "$dir/fashion"
+$acdit classify --data "$dir/fashion/train-images-idx3-ubyte" --epochs 1 --classifier "$dir/wrong" --force >/dev/null 2>&1
+expect 1 'a classifier of T-shirt,.*, not of 0,1,2' $acdit sample --out "$dir/noised" --classifier "$dir/wrong"
 expect 1 'length 2: a motion shows in 4 frames' $acdit sample --out "$dir/video" --length 2
 expect 1 'video/acdit.safetensors was trained on video' $acdit eval --out "$dir/video" --data "$stripes"
 expect 2 'no option' $acdit sample --steps 3

@@ -518,6 +518,27 @@ static void test_rate(void) {
     CHECK_CLOSE("last", learning_rate(1000), 1.0/64, 1e-12);
 }
 
+// No held video is one of training, and each is drawn by its number alone
+static void test_held(void) {
+    opt.data = "video", opt.edge = 16, opt.patch = 4, opt.clip = 8, opt.classes = MOTIONS;
+    Layout y = layout();
+    Data d = {.video = true};
+    run.plan = (Plan){.y = y, .order = NEW(int, y.T)};
+    token_order(run.plan.order, y, 4, false);
+    size_t n = (size_t)numbers_of(y), bytes = n * sizeof(real);
+    enum { FEW = 40 };
+    real *held = NEW(real, FEW * n), *trained = NEW(real, n), *tokens = NEW(real, n), *again = NEW(real, n);
+    for (int i = 0; i < FEW; i++) held_tokens(held + (size_t)i * n, &d, i, FEW, trained);
+    for (int step = 0; step <= FEW; step++) {
+        Rng r = rng((uint64_t)opt.seed, RNG_DATA, (uint64_t)step);
+        data_picture(&d, 0, &r, trained), to_tokens(tokens, trained, y, run.plan.order);
+        for (int i = 0; i < FEW; i++) CHECK(memcmp(held + (size_t)i * n, tokens, bytes), "video %d is one of step %d", i, step);
+    }
+    held_tokens(again, &d, 7, FEW, trained);
+    CHECK(!memcmp(again, held + 7*n, bytes) && memcmp(again, held + 8*n, bytes), "a held video is not the same twice, or two are");
+    free(held), free(trained), free(tokens), free(again), free(run.plan.order);
+}
+
 int main(void) {
 #ifdef _OPENMP
     omp_set_num_threads(1);                              // many small passes: threads would wait for each other most of the time
@@ -526,6 +547,6 @@ int main(void) {
     test_start(), test_influence(), test_nothing_missing();
     if (REAL_IS_DOUBLE) test_gradients();
     test_cached(), test_shared_cache(), test_as_trained(), test_ring(), test_beside();
-    test_cost(), test_rate();
+    test_cost(), test_rate(), test_held();
     return finish(REAL_IS_DOUBLE ? "test_acdit (double)" : "test_acdit (float, fast kernels)");
 }
