@@ -228,25 +228,37 @@ static inline void pack(float *strip, const float *src, int w, int k, size_t si,
     round_operands(strip, (size_t)W*k, how);
 }
 
-// C (m,n) = [C +] a^T b for one register tile: a (k,MR), b (k,NR). Ragged tiles finish in a full-size copy.
-static void tile(int k, const float *a, const float *b, int add, float *C, size_t ldc, int m, int n) {
+// C (m, nv vectors) = [C +] A B for one register tile: A(i,p) = a[i*ai + p*ap], where one of the strides is 1 or a is packed (ai = 1, ap = MR); row p of B at b + p*bp.
+static inline __attribute__((always_inline)) void tile_nv(const int nv, const int along, int k, const float *a, size_t as, const float *b, size_t bp, int add, float *C, size_t ldc, int m) {
     vec c[MR][NV];
-    UNROLL for (int i = 0; i < MR; i++) UNROLL for (int j = 0; j < NV; j++) c[i][j] = (vec){0};
-    for (int p = 0; p < k; p++)
-        UNROLL for (int i = 0; i < MR; i++) UNROLL for (int j = 0; j < NV; j++) c[i][j] += a[p*MR + i] * *(const vec *)(b + p*NR + j*VW);
-
-    float full[MR * NR], *out = C;
-    size_t ld = ldc;
-    int ragged = m < MR || n < NR;
-    if (ragged) {
-        out = full, ld = NR;
-        if (add) for (int i = 0; i < m; i++) memcpy(full + i*NR, C + i*ldc, n * sizeof(float));
+    size_t row[MR];                             // rows beyond the last are the last once more, and not stored
+    UNROLL for (int i = 0; i < MR; i++) row[i] = along ? min(i, m - 1) * as : (size_t)i;
+    UNROLL for (int i = 0; i < MR; i++) UNROLL for (int j = 0; j < nv; j++) c[i][j] = (vec){0};
+    for (int p = 0; p < k; p++) {
+        const float *a_p = a + (along ? (size_t)p : p*as);
+        UNROLL for (int i = 0; i < MR; i++) UNROLL for (int j = 0; j < nv; j++) c[i][j] += a_p[row[i]] * *(const vec *)(b + p*bp + j*VW);
     }
-    UNROLL for (int i = 0; i < MR; i++) UNROLL for (int j = 0; j < NV; j++) {
-        vec *o = (vec *)(out + i*ld + j*VW);
+    UNROLL for (int i = 0; i < MR; i++) if (i < m) UNROLL for (int j = 0; j < nv; j++) {
+        vec *o = (vec *)(C + i*ldc + j*VW);
         if (add) *o += c[i][j]; else *o = c[i][j];
     }
-    if (ragged) for (int i = 0; i < m; i++) memcpy(C + i*ldc, full + i*NR, n * sizeof(float));
+}
+// The same for any width n <= NR: full vectors, then, if B is packed, a rest that finishes in a copy
+static void tile(const int along, int k, const float *a, size_t as, const float *b, size_t bp, int add, float *C, size_t ldc, int m, int n) {
+    int nv = n / VW, rest = n % VW;
+    #define TILE(nv) if (along) tile_nv(nv, 1, k, a, as, b, bp, add, C, ldc, m); else tile_nv(nv, 0, k, a, as, b, bp, add, C, ldc, m)
+    if (nv == NV) { TILE(NV); return; }
+    if (NV > 3 && nv == 3) { TILE(3); } else if (NV > 2 && nv == 2) { TILE(2); } else if (nv == 1) { TILE(1); }
+    if (!rest) return;
+    float full[MR * VW];
+    b += nv*VW, C += nv*VW;
+    if (add) for (int i = 0; i < m; i++) memcpy(full + i*VW, C + i*ldc, rest * sizeof(float));
+    float *to = C;
+    size_t ld = ldc;
+    C = full, ldc = VW;
+    TILE(1);
+    for (int i = 0; i < m; i++) memcpy(to + i*ld, full + i*VW, rest * sizeof(float));
+    #undef TILE
 }
 
 static void epilogue(float *C, size_t ldc, const Epilogue *e, int i0, int i1, int j0, int j1) {
@@ -260,22 +272,34 @@ static void epilogue(float *C, size_t ldc, const Epilogue *e, int i0, int i1, in
 }
 
 // C (M,N) = [C +] A B with A(i,p) = A[i*ai + p*ap] (M,K) and B(p,j) = B[p*bp + j*bj] (K,N): the strides say which operand is transposed.
+// An operand is packed if it must be rounded, or if it is used often enough to pay for it; otherwise tiles read it where it lies.
 static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
                  const Epilogue *e, Precision how) {
+    enum { OFTEN = 256 };
     float *a = scratch(PANEL_A, (size_t)MP * KC), *b = scratch(PANEL_B, (size_t)NP * KC);
+    int along = how == FP32 && ap == 1, across = how == FP32 && !along && ai == 1 && N <= OFTEN, pack_a = !along && !across, pack_b = !(how == FP32 && bj == 1 && M <= OFTEN);
+    int depth = across ? 128 : KC;              // rows of A and B that lie apart fill the L1 cache sooner
     for (int j0 = 0; j0 < N; j0 += NP)
-    for (int p0 = 0; p0 < K; p0 += KC)
+    for (int p0 = 0; p0 < K; p0 += depth)
     for (int i0 = 0; i0 < M; i0 += MP) {
-        int n = min(NP, N - j0), k = min(KC, K - p0), m = min(MP, M - i0), last = p0 + k == K;
-        for (int j = 0; j < n && i0 == 0; j += NR) pack(b + (size_t)j*k, B + p0*bp + (j0 + j)*bj, min(NR, n - j), k, bj, bp, NR, how);
-        for (int i = 0; i < m; i += MR) pack(a + (size_t)i*k, A + (i0 + i)*ai + p0*ap, min(MR, m - i), k, ai, ap, MR, how);
+        int n = min(NP, N - j0), k = min(depth, K - p0), m = min(MP, M - i0), last = p0 + k == K;
+        for (int j = 0; j < n && i0 == 0; j += NR)
+            if (pack_b || (n - j < NR && (n - j) % VW)) pack(b + (size_t)j*k, B + p0*bp + (j0 + j)*bj, min(NR, n - j), k, bj, bp, NR, how);
+        for (int i = 0; i < m; i += MR)
+            if (pack_a || (across && m - i < MR)) pack(a + (size_t)i*k, A + (i0 + i)*ai + p0*ap, min(MR, m - i), k, ai, ap, MR, how);
         for (int jc = 0; jc < n; jc += NC)
         for (int ic = 0; ic < m; ic += MC) {
             int j1 = min(n, jc + NC), i1 = min(m, ic + MC);
-            for (int j = jc; j < j1; j += NR)
-                for (int i = ic; i < i1; i += MR)
-                    tile(k, a + (size_t)i*k, b + (size_t)j*k, add || p0, C + (i0 + i)*ldc + j0 + j, ldc, min(MR, m - i), min(NR, n - j));
-            if (e && last) epilogue(C, ldc, e, i0 + ic, i0 + i1, j0 + jc, j0 + j1);
+            for (int j = jc; j < j1; j += NR) {
+                int w = min(NR, n - j), here = !pack_b && w % VW == 0;
+                const float *b_j = here ? B + p0*bp + j0 + j : b + (size_t)j*k;
+                for (int i = ic; i < i1; i += MR) {
+                    int h = min(MR, m - i), there = along || (across && h == MR);
+                    const float *a_i = there ? A + (i0 + i)*ai + p0*ap : a + (size_t)i*k;
+                    tile(along, k, a_i, there ? along ? ai : ap : (size_t)MR, b_j, here ? bp : (size_t)NR, add || p0, C + (i0 + i)*ldc + j0 + j, ldc, h, w);
+                    if (e && last) epilogue(C, ldc, e, i0 + i, i0 + i + h, j0 + j, j0 + j + w);
+                }
+            }
         }
     }
 }
@@ -464,7 +488,7 @@ static void multiply(int M, int N, int K, const float *A, size_t ai, size_t ap, 
     double least = INFINITY;                            // of what the largest part costs; to pack a number costs about as much as 64 products
     for (int n = 1; n <= threads; n++) {
         if (threads % n) continue;
-        int down = threads / n, r = round_up((M + down - 1) / down, 32), c = round_up((N + n - 1) / n, max(32, NR));       // whole tiles of the matrix unit
+        int down = threads / n, r = round_up((M + down - 1) / down, how == FP32 ? MR : 32), c = round_up((N + n - 1) / n, max(how == FP32 ? 1 : 32, NR));       // whole tiles
         double high = min(r, M), wide = min(c, N), cost = high*wide + 64 * (high + wide);
         if (cost < least) least = cost, rows = r, columns = c, across = n;
     }
@@ -580,11 +604,15 @@ void linear_backward_inp_fast(float *dinp, const float *dpre, const float *weigh
 void linear_backward_weight_fast(float *dweight, float *dbias, const float *dpre, const float *inp, int N, int C, int OC, Precision how) {
     multiply(OC, C, N, dpre, 1, OC, inp, C, 1, 1, dweight, C, NULL, how);
     if (!dbias) return;
-    int part = 64;
     #pragma omp parallel for if ((double)N * OC > 1e5)
-    for (int o0 = 0; o0 < OC; o0 += part)
-        for (int n = 0; n < N; n++)
-            for (int o = o0; o < min(OC, o0 + part); o++) dbias[o] += dpre[(size_t)n*OC + o];
+    for (int o0 = 0; o0 < OC; o0 += NR) {
+        int width = min(NR, OC - o0);
+        vec sum[NV];
+        UNROLL for (int j = 0; j < NV; j++) sum[j] = (vec){0};
+        for (int n = 0; n < N && width == NR; n++) UNROLL for (int j = 0; j < NV; j++) sum[j] += *(const vec *)(dpre + (size_t)n*OC + o0 + j*VW);
+        if (width == NR) UNROLL for (int j = 0; j < NV; j++) *(vec *)(dbias + o0 + j*VW) += sum[j];
+        else for (int n = 0; n < N; n++) for (int o = o0; o < OC; o++) dbias[o] += dpre[(size_t)n*OC + o];
+    }
 }
 
 // ---- attention over spans -----------------------------------------------------------------------------------------------------

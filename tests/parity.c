@@ -268,6 +268,16 @@ static void parity_linear_backward_weight(void) {
         #undef A
         drop_arrays();
     }
+#ifndef CUDA_EMU
+    for (int i = 0; i < 3; i++) for (Precision how = FP32; how <= LAST_PRECISION; how++) {        // wide and high enough, on the CPU, for operands to be packed: one, the other, both
+        int N = 150, C = i == 1 ? 70 : 531, OC = i == 0 ? 70 : 533;
+        Array *dweight = array((size_t)(OC*C)), *dbias = array((size_t)OC), *dpre = array((size_t)(N*OC)), *inp = array((size_t)(N*C));
+        #define A(p) (dweight->p, dbias->p, dpre->p, inp->p, N, C, OC, how)
+        CASE_F(linear_backward_weight, 4e-6);
+        #undef A
+        drop_arrays();
+    }
+#endif
 }
 // the kink, and where exponentials vanish or overflow
 static void set_ends(Array *pre) { for (int i = 0; i < 3; i++) pre->d0[i] = pre->start[i] = (float[]){0, -100, 100}[i]; }
