@@ -33,7 +33,7 @@ static struct {
     int layers, width, heads, patch, clip, size, edge, channels, classes, batch, steps, warmup, save_every, seed, threads, samples, sampling_steps, length, sample_blocks, epochs;
     double lr, decay, max_norm, weight_decay, ema, drop, guidance;
     const char *data, *blocks, *context, *rope, *names, *pictures, *out, *device, *precision, *solver, *steps_per_block, *frames, *classifier, *class;
-    bool resume, force, watch, cost, recompute, naive;
+    bool resume, force, watch, cost, recompute, exposure, naive;
 } opt = {
     .layers = 4, .width = 96, .heads = 3, .patch = 4, .clip = 8, .size = 16, .edge = 32, .channels = 1, .classes = 1, .batch = 32, .steps = 2000, .warmup = 50, .save_every = 1000,
     .seed = 1, .samples = 8, .sampling_steps = 25, .epochs = 8,
@@ -79,6 +79,7 @@ static Option options[] = {
     {"sample-blocks", INT, &opt.sample_blocks, 0, 1e6, " sample eval ", "blocks (N) of a picture, of a clip of a video; 0: the last of --blocks", false, false},
     {"length",   INT,  &opt.length,    0, 1e6, " sample ", "video: frames to make, as many as you like; 0: as in training", false, false},
     {"recompute",FLAG, &opt.recompute, 0, 1, " sample ", "without the cache: all clean blocks again in every step", false, false},
+    {"exposure", FLAG, &opt.exposure,  0, 1, " eval ", "the losses also with blocks that the sampler made in the place of the true ones", false, false},
     {"cost",     FLAG, &opt.cost,      0, 1, " train sample ", "print the work, counted and as the paper's formula says; train: and leave", false, false},
     {"frames",   TEXT, &opt.frames,    0, 0, " sample ", "directory: a picture after every step", false, false},
     {"watch",    FLAG, &opt.watch,     0, 1, " sample ", "show the first picture come out of the noise, in the terminal", false, false},
@@ -1170,6 +1171,8 @@ static int run_sample(int files, char **file) {
 enum { TRUE_BLOCKS, OTHERS, NOTHING, MADE, SHOWN };
 static const char *const shown_name[SHOWN] = {"true", "other", "none", "made"};
 
+static int kinds_shown(void) { return run.plan.context == NOISED ? 1 : opt.exposure ? SHOWN : MADE; }
+
 // The blocks 0..N-2 of pictures x (B,T,D) on the host, made anew
 static void make_context(real *made, const real *x, const int *label, int B, uint64_t number) {
     const Plan *p = &run.plan;
@@ -1206,9 +1209,8 @@ static void block_losses(double *loss, const Data *d, int pictures, int B) {
             label[b] = held_tokens(x + b * numbers, d, at + b, pictures, picture);
         }
         draw_levels(k, m, N, &r);
-        if (p->context == CLEAN) make_context(made, x, label, m, (uint64_t)at);
-        for (int shown = 0; shown < SHOWN; shown++) {
-            if (p->context == NOISED && shown != TRUE_BLOCKS) continue;
+        if (kinds_shown() > MADE) make_context(made, x, label, m, (uint64_t)at);
+        for (int shown = 0; shown < kinds_shown(); shown++) {
             begin_step();
             Tensor *noise = tensor(m, y.T, y.D, CONSTANT, "noise"), *clean = on_device(x, m, y.T, y.D, "x");
             Tensor *context = shown == OTHERS ? on_device(other, m, y.T, y.D, "other") : shown == MADE ? on_device(made, m, y.T, y.D, "made") : clean;
@@ -1229,7 +1231,7 @@ static void mean_of(double *mean, double *error, const double *a, const double *
 }
 // The table of the losses, also as blocks.csv; returns the least number of standard errors by which the true context is better than another's, over all later blocks
 static double print_losses(const double *loss, int pictures, const char *path) {
-    int N = run.plan.N, shown = run.plan.context == CLEAN ? SHOWN : 1;
+    int N = run.plan.N, shown = kinds_shown();
     size_t one = (size_t)pictures * (size_t)N;
     double least = INFINITY, mean, error, more, more_error;
     FILE *csv = fopen(path, "w");

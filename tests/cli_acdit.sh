@@ -121,6 +121,9 @@ expect 0 '' $acdit classify --data "$stripes" --epochs 200 --classifier "$dir/ju
 promises classify steps loss test_pictures test_accuracy seconds
 says ' test_pictures=12 test_accuracy=1.0000 '
 expect 0 '' $acdit eval --out "$dir/pictures" --samples 2 --sampling-steps 2 --sample-blocks 4 --classifier "$dir/judge"
+check "blocks.csv: $(head -n 1 "$dir/pictures/blocks.csv")" sh -c '! grep -q made "$1"' sh "$dir/pictures/blocks.csv"
+expect 0 '' $acdit eval --out "$dir/pictures" --samples 2 --sampling-steps 2 --sample-blocks 4 --classifier "$dir/judge" --exposure
+check "blocks.csv: $(head -n 1 "$dir/pictures/blocks.csv")" grep -q ',made,made_stderr,made_more,' "$dir/pictures/blocks.csv"
 promises eval pictures blocks steps loss true_below_other frechet class_accuracy precision recall pictures_per_s seconds
 check "blocks.csv has not a row for each block" [ "$(wc -l <"$dir/pictures/blocks.csv")" -eq 5 ]
 [ -z $png ] || { expect 0 '' $acdit sample --out "$dir/pictures" $quick --sample-blocks 4 --classifier "$dir/judge"; promises sample $keys class_accuracy; }

@@ -16,7 +16,7 @@ check "the plain kernels: step 3" near "$dir/cpu/log.csv" "$dir/naive/log.csv" 3
 
 # both judge the network that the CPU has trained, with cached sampling, guidance and contexts of every kind
 for device in cpu cuda; do
-    $program eval --out "$dir/cpu" --samples 1 --batch 5 --sampling-steps 2 --device $device --precision fp32 >"$dir/line.$device" 2>"$dir/stderr" || fail "eval on $device: $(tail -n 1 "$dir/stderr")"
+    $program eval --out "$dir/cpu" --samples 1 --batch 5 --sampling-steps 2 --exposure --device $device --precision fp32 >"$dir/line.$device" 2>"$dir/stderr" || fail "eval on $device: $(tail -n 1 "$dir/stderr")"
     cp "$dir/cpu/blocks.csv" "$dir/blocks.$device" 2>/dev/null
 done
 check "other losses by context" sh -c 'paste -d, "$1" "$2" | awk -F, "NR > 1 { for (i = 2; i <= NF/2; i++) { n++; good += \$i - \$(i + NF/2) <= 1e-4 && \$(i + NF/2) - \$i <= 1e-4 } } END { exit !(n == 32 && good == n) }"' sh "$dir/blocks.cpu" "$dir/blocks.cuda"
