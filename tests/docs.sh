@@ -41,7 +41,7 @@ for document in README.md NOTES.md; do
             program=./acdit steps='--sampling-steps 2'
             case $command in *--device\ cuda*) program=./acdit_emu; [ -x ./acdit_emu ] || { ok; continue; } ;; esac
             case $command in *--steps-per-block*) steps= ;; esac
-            short=$(echo "$command" | sed -E "s#^\./acdit#$program#; s/^(\S+ train\b.*)$/\1 --steps 2 --width 24 --heads 2 --batch 2 --force/; s/^(\S+ (sample|eval)\b.*)$/\1 $steps --samples 4/; s/^(\S+ classify\b.*)$/\1 --epochs 1 --force/")
+            short=$(echo "$command" | sed -E "s#^\./acdit#$program#; s/^(\S+ train\b.*)$/\1 --steps 2 --width 32 --heads 2 --batch 2 --force/; s/^(\S+ (sample|eval)\b.*)$/\1 $steps --samples 4/; s/^(\S+ classify\b.*)$/\1 --epochs 1 --force/")
             if (cd "$scratch" && eval "$short --threads 1" >out.txt 2>err.txt </dev/null); then ok; else fail "$document: $short: $(tail -n 1 "$scratch/err.txt")"; fi ;;
         sh\ data/get.sh\ *) if (cd "$scratch" && eval "$command" >/dev/null 2>err.txt); then ok; else fail "$document: $command: $(tail -n 1 "$scratch/err.txt")"; fi ;;
         *) fail "$document: cannot check: $line" ;;
