@@ -32,14 +32,14 @@
 static struct {
     int layers, width, heads, patch, clip, size, edge, channels, classes, batch, steps, warmup, save_every, seed, threads, samples, sampling_steps, length, sample_blocks, epochs;
     double lr, decay, max_norm, weight_decay, ema, drop, guidance;
-    const char *data, *blocks, *context, *rope, *names, *pictures, *out, *device, *precision, *solver, *steps_per_block, *frames, *classifier, *class;
+    const char *data, *blocks, *context, *rope, *names, *pictures, *out, *device, *precision, *solver, *steps_per_block, *frames, *animate, *classifier, *class;
     bool resume, force, watch, cost, recompute, exposure, naive;
 } opt = {
     .layers = 4, .width = 96, .heads = 3, .patch = 4, .clip = 8, .size = 16, .edge = 32, .channels = 1, .classes = 1, .batch = 32, .steps = 2000, .warmup = 50, .save_every = 1000,
     .seed = 1, .samples = 8, .sampling_steps = 25, .epochs = 8,
     .lr = 5e-3, .decay = 0.15, .max_norm = 1, .ema = 0.995, .drop = 0.1, .guidance = 1.5,
     .data = "data/cache/fashion-mnist/train-images-idx3-ubyte.gz", .blocks = "4", .context = "clean", .rope = "paper", .names = "", .pictures = "", .out = "out/acdit", .device = "cpu",
-    .precision = "auto", .solver = "dpmpp", .steps_per_block = "", .frames = "", .classifier = "out/classifier", .class = "",
+    .precision = "auto", .solver = "dpmpp", .steps_per_block = "", .frames = "", .animate = "", .classifier = "out/classifier", .class = "",
 };
 
 static Option options[] = {
@@ -82,6 +82,7 @@ static Option options[] = {
     {"exposure", FLAG, &opt.exposure,  0, 1, " eval ", "the losses also with blocks that the sampler made in the place of the true ones", false, false},
     {"cost",     FLAG, &opt.cost,      0, 1, " train sample ", "print the work, counted and as the paper's formula says; train: and leave", false, false},
     {"frames",   TEXT, &opt.frames,    0, 0, " sample ", "directory: a picture after every step", false, false},
+    {"animate",  TEXT, &opt.animate,   0, 0, " sample ", "file: an animated SVG of the same", false, false},
     {"watch",    FLAG, &opt.watch,     0, 1, " sample ", "show the first picture come out of the noise, in the terminal", false, false},
     {"classifier", TEXT, &opt.classifier, 0, 0, " sample eval classify ", "directory of the classifier that judges pictures", false, false},
     {"epochs",   INT,  &opt.epochs,    1, 1e4, " classify ", "times that the classifier sees the training pictures", false, false},
@@ -985,15 +986,16 @@ static void make_pictures(real *picture, const int *label, int n, int B, void (*
 
 // What is seen on the way: a strip of pictures of each of the first few, --frames, --watch
 enum { STRIP_ROWS = 10, STRIP_COLUMNS = 17 };
-static struct { Picture strip; int total, done, column, frames, rows; real *picture; } way;
+static struct { Picture strip; int total, done, column, frames, rows; real *picture, *tokens; Animation animation; } way;
 static void way_create(int n) {
     Layout y = run.plan.y;
-    int cell = y.side * y.patch * zoom_of(y.side * y.patch) + 1;
+    int edge = y.side * y.patch, zoom = zoom_of(edge), cell = edge * zoom + 1;
     way.rows = n < STRIP_ROWS ? n : STRIP_ROWS;
     for (int i = 0; i < run.plan.N; i++) way.total += run.plan.steps[i < 64 ? i : 63];
     way.strip = picture_create(STRIP_COLUMNS * cell + 1, way.rows * cell + 1, 0xffffff);
-    way.picture = NEW(real, numbers_of(y));
+    way.picture = NEW(real, numbers_of(y)), way.tokens = NEW(real, y.side * y.side * y.D);
     if (*opt.frames) make_directory(opt.frames);
+    if (*opt.animate) way.animation = animation_open(opt.animate, (way.rows * (edge + 1) + 1) * 2*zoom, (edge + 2) * 2*zoom, 0.12);
 }
 static void along_the_way(Sampler *s, int i, int step, Tensor *x, Tensor *eps_label, Tensor *eps_null) {
     (void)x, (void)eps_label, (void)eps_null;
@@ -1004,23 +1006,28 @@ static void along_the_way(Sampler *s, int i, int step, Tensor *x, Tensor *eps_la
     way.done++;
     bool wanted = way.done == 1 || way.done * (STRIP_COLUMNS - 1) >= (way.column + 1) * way.total;
     if (wanted && way.done > 1) way.column++;
-    if (!wanted && !*opt.frames && !opt.watch) return;
-    Picture all = *opt.frames ? picture_create(way.rows * cell + 1, cell + 1, 0xffffff) : (Picture){0};
+    bool moves = *opt.animate && (way.done % ((way.total + 49) / 50) == 0 || step == steps_of(s, i) - 1);       // about 50 frames
+    if (!wanted && !*opt.frames && !moves && !opt.watch) return;
+    int small = moves ? 1 : zoom, first = frame * y.side * y.side, begun = (i + 1) * s->block - first;       // tokens of this frame that are not begun yet stay grey
+    Picture all = *opt.frames || moves ? picture_create(way.rows * (edge * small + 1) + 1, edge * small + 2, 0xffffff) : (Picture){0};
     for (int b = 0; b < way.rows && b < s->B; b++) {
-        int first = frame * y.side * y.side;            // of its tokens
-        frame_from_tokens(way.picture, s->x + (size_t)b * numbers + (size_t)(first * y.D), y, s->order + first);
+        memset(way.tokens, 0, (size_t)(y.side * y.side) * token_size(s));
+        memcpy(way.tokens, s->x + (size_t)b * numbers + (size_t)(first * y.D), (size_t)(begun < y.side * y.side ? begun : y.side * y.side) * token_size(s));
+        frame_from_tokens(way.picture, way.tokens, y, s->order + first);
         if (wanted && way.column < STRIP_COLUMNS) draw_frame(&way.strip, way.column * cell + 1, b * cell + 1, way.picture, y, frame, zoom);
-        if (all.rgb) draw_frame(&all, b * cell + 1, 1, way.picture, y, frame, zoom);
+        if (all.rgb) draw_frame(&all, b * (edge * small + 1) + 1, 1, way.picture, y, frame, small);
         if (!opt.watch || b || (!isatty(STDOUT_FILENO) && step < steps_of(s, i) - 1)) continue;
         char above[64];
         snprintf(above, sizeof above, "block %d, step %d", i, step + 1);
         print_frame(way.picture, y, frame, above, way.done > 1);
     }
-    if (all.rgb) {
+    if (moves) animation_picture(&way.animation, &all, 2 * zoom);
+    if (*opt.frames) {
         char name[64];
         snprintf(name, sizeof name, "%05d.png", way.frames++);
-        picture_save(&all, path_in(opt.frames, name).text), picture_free(&all);
+        picture_save(&all, path_in(opt.frames, name).text);
     }
+    picture_free(&all);
 }
 
 // The sheet of what was made: pictures: a row for each class; videos: a row for each, at most 32 frames of it
@@ -1139,6 +1146,7 @@ static int run_sample(int files, char **file) {
     }
     way_create(B < classes ? B : classes);
     make_pictures(picture, label, n, B, along_the_way);
+    if (*opt.animate) animation_close(&way.animation);
     Path sheet = path_in(opt.out, "sheet.png"), steps = path_in(opt.out, "steps.png"), table = path_in(opt.out, "classes.csv");
     save_sheet(picture, n, classes, sheet.text), picture_save(&way.strip, steps.text);
     printf("wrote %s (a row for each %s) and %s (the first %d, from noise on the left)\n", sheet.text, is_video() ? "video" : "class", steps.text, way.rows);
@@ -1160,7 +1168,7 @@ static int run_sample(int files, char **file) {
     fprintf(csv, "class,name,accuracy\n");
     for (int c = 0; c < classes; c++) fprintf(csv, "%d,%s,%.4f\n", label[c], class_name(label[c]), is_video() || judged ? accuracy[label[c]] : NAN);
     if (fclose(csv)) die("cannot write %s: %s", table.text, strerror(errno));
-    free(picture), free(features), free(accuracy), free(label), free(guessed), free(way.picture), free(run.plan.order), picture_free(&way.strip), net_free(&run.net), st_free(&run.checkpoint);
+    free(picture), free(features), free(accuracy), free(label), free(guessed), free(way.picture), free(way.tokens), free(run.plan.order), picture_free(&way.strip), net_free(&run.net), st_free(&run.checkpoint);
     return 0;
 }
 

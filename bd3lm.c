@@ -36,14 +36,14 @@ static struct {
     int layers, width, heads, cond, length, block, merges, steps, batch, warmup, save_every, seed, threads, samples, characters, draws, sampling_steps;
     double lr, dropout, max_norm, ema, clip_min, clip_max, nucleus;
     const char *data, *text, *charset, *objective, *out, *prompt, *split, *device, *sampler, *estimator, *given_text,
-        *precision;
+        *precision, *animate;
     bool resume, force, watch, quality, naive;
 } opt = {
     .layers = 2, .width = 96, .heads = 8, .cond = 128, .length = 64, .block = 4, .merges = 4000, .steps = 3000, .batch = 8, .warmup = 50, .save_every = 500, .seed = 1,
     .samples = 1, .characters = 512, .draws = 1, .sampling_steps = 1000,
     .lr = 1.5e-3, .max_norm = 1, .ema = 0.9999, .clip_min = 1e-3, .clip_max = 1, .nucleus = 0.9,
     .data = "data/cache/kjv.txt", .text = "", .charset = "bytes", .objective = "bd3", .out = "out/bd3lm", .prompt = "", .split = "test", .device = "cpu", .precision = "auto",
-    .sampler = "first_hitting", .estimator = "levels", .given_text = "",
+    .sampler = "first_hitting", .estimator = "levels", .given_text = "", .animate = "",
 };
 
 static Option options[] = {
@@ -77,6 +77,7 @@ static Option options[] = {
     {"nucleus",  REAL, &opt.nucleus,   0, 1, " sample ", "keep the most likely tokens up to this total probability; 1: all, 0: the likeliest alone", false, false},
     {"prompt",   TEXT, &opt.prompt,    0, 0, " sample ", "beginning of the text", false, false},
     {"watch",    FLAG, &opt.watch,     0, 1, " sample ", "show the masks of the first text turn into words", false, false},
+    {"animate",  TEXT, &opt.animate,   0, 0, " sample ", "file: an animated SVG of the same", false, false},
     {"quality",  FLAG, &opt.quality,   0, 1, " sample ", "measure the texts beside held-out text", false, false},
     {"split",    TEXT, &opt.split,     0, 0, " eval ", "train, validation or test", false, false},
     {"text",     TEXT, &opt.given_text, 0, 0, " eval ", "a text to evaluate, of any length, in the place of a part of --data", false, false},
@@ -854,6 +855,36 @@ static void watch(const Sampler *s, int start, int end) {
     if (terminal) usleep(20000);
 }
 
+// --animate: the first text as it stands after every pass, in lines that are broken at spaces
+static Animation animation;
+static void animate(const Sampler *s, int end) {
+    enum { WIDE = 64 };
+    char *text = NEW(char, (size_t)end * MAX_PIECE + 1);
+    decode(watch_vocab, s->x, (size_t)end, "\u2591", text);
+    int line = 0;
+    animation_begin(&animation);
+    for (char *p = text, *next; *p; p = next) {
+        char *space = NULL;
+        int n = 0;
+        for (next = p; *next && *next != '\n' && n < WIDE; next++) {
+            if (*next == ' ') space = next;
+            for (n++; (next[1] & 0xC0) == 0x80;) next++;        // to the last byte of this character
+        }
+        if (n == WIDE && space) next = space;
+        fprintf(animation.file, "<text x=\"10\" y=\"%d\" font-family=\"monospace\" font-size=\"14\" xml:space=\"preserve\">", 24 + 20 * line++);
+        char kept = *next;
+        *next = 0, animation_text(&animation, p), *next = kept;
+        fprintf(animation.file, "</text>");
+        if (*next == ' ' || *next == '\n') next++;
+    }
+    animation_end(&animation);
+    free(text);
+}
+static void show(const Sampler *s, int start, int end) {
+    if (opt.watch) watch(s, start, end);
+    if (*opt.animate) animate(s, end);
+}
+
 // Quality of B texts into `out` as key=value pairs; prints that of as many pieces of the test part, evenly spread and of the same size.
 static void print_quality(const Corpus *c, char *const *text, const size_t *size, int B, size_t chars, char *out, size_t out_size) {
     const char *form = " known_words=%.3f entropy=%.3f distinct2=%.3f longest_copy=%d";
@@ -924,7 +955,8 @@ static int run_sample(int files, char **file) {
     }
     s.forwards = s.pairs = 0;
     watch_vocab = v;
-    s.watch = opt.watch ? watch : NULL;
+    s.watch = opt.watch || *opt.animate ? show : NULL;
+    if (*opt.animate) animation = animation_open(opt.animate, 580, 60 + 20 * (chars / 50 + 1), 0.12);
 
     // blocks from left to right until every text is long enough
     char **text = NEW(char *, B);
@@ -942,6 +974,7 @@ static int run_sample(int files, char **file) {
         }
     }
     double spent = seconds() - start;
+    if (*opt.animate) animation_close(&animation);
     if (opt.watch) printf("\n\n");
     size_t total = 0;
     for (int b = 0; b < B; b++) {

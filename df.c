@@ -34,7 +34,7 @@ static struct {
         sprites, samples, length, context, chunk, sampling_steps, stabilise, plan, futures, replan, draws;
     double lr, max_norm, weight_decay, ema, snr_clip, snr_decay, uncertainty, eta, guidance;
     const char *task, *net, *noise, *schedule, *objective, *weight, *out, *device, *precision, *maze, *channels, *csv, *sampler, *matrix, *stabilise_with, *controller, *goals,
-        *observed, *schedule_png;
+        *observed, *schedule_png, *animate;
     bool causal, snr_first, stabilise_truth, elbo, watch, resume, force, naive;
 } opt = {
     .levels = 1000, .tokens = 16, .frames = 1, .batch = 64, .steps = 2000, .warmup = 100, .save_every = 1000, .seed = 1, .width = 64, .layers = 2, .state = 32,
@@ -43,7 +43,7 @@ static struct {
     .lr = 1e-3, .max_norm = 1, .weight_decay = 1e-4, .ema = 0.999, .snr_clip = 5, .snr_decay = 0.9, .uncertainty = 1,
     .task = "cross", .net = "rnn", .noise = "independent", .schedule = "cosine", .objective = "pred_x0", .weight = "uniform", .out = "", .device = "cpu", .precision = "auto",
     .maze = "umaze", .channels = "all", .csv = "data/cache/wind.csv", .sampler = "ddim", .matrix = "pyramid", .stabilise_with = "label", .controller = "pd", .goals = "single",
-    .observed = "", .schedule_png = "",
+    .observed = "", .schedule_png = "", .animate = "",
 };
 
 static Option options[] = {
@@ -105,6 +105,7 @@ static Option options[] = {
     {"observed", TEXT, &opt.observed,  0, 0, " eval ", "--elbo: the tokens whose likelihood is asked for, as 0-3,7; all if not given", false, false},
     {"draws",    INT,  &opt.draws,     1, 1e6, " eval ", "--elbo: levels drawn for each token", false, false},
     {"schedule-png", TEXT, &opt.schedule_png, 0, 0, " sample ", "a picture of the schedule: rows of the matrix from top to bottom", false, false},
+    {"animate",  TEXT, &opt.animate,   0, 0, " sample ", "maze2d: file: an animated SVG of the first plans while they denoise", false, false},
     {"watch",    FLAG, &opt.watch,     0, 1, " sample ", "show the first sequence row by row: its levels (a full bar is noise) and the first number of each token", false, false},
     {"out",      TEXT, &opt.out,       0, 0, " train sample eval ", "directory of the checkpoint; out/df/TASK if not given", false, false},
     {"resume",   FLAG, &opt.resume,    0, 1, " train ", "go on from the checkpoint in --out; steps, save-every, threads, naive, device may change", false, false},
@@ -1240,6 +1241,7 @@ static void open_run(void) {
 static int run_sample(int files, char **file) {
     (void)files, (void)file;
     open_run();
+    if (*opt.animate && strcmp(task->name, "maze2d")) die("--animate belongs to --task maze2d, %s was trained on %s", checkpoint_path().text, task->name);
     if (*opt.schedule_png) {
         Sampling how = sampling();
         int T = opt.length ? opt.length : opt.tokens, rows = matrix_rows(how.matrix, T, how.S, how.u), high = rows > 400 ? 1 : 400 / rows, wide = T > 400 ? 1 : 400 / T;

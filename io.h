@@ -704,3 +704,61 @@ static void picture_save(const Picture *p, const char *path) {
     die("cannot write %s, a picture of %d x %d: built without stb_image_write (make setup installs it, then make clean all)", path, p->width, p->height);
 #endif
 }
+
+// ---- 7. animations ------------------------------------------------------------------------------------------------------------
+// Frames that follow each other in an SVG file, which every browser plays, over and over. A frame is SVG that is printed into `file`.
+
+typedef struct Animation { FILE *file; char *path, *temporary; int frames; double seconds; } Animation;
+
+// seconds: for which a frame is seen; the last one is seen for two seconds more
+static Animation animation_open(const char *path, int width, int height, double seconds) {
+    Animation a = {.path = strdup(path), .seconds = seconds};
+    if (!a.path || asprintf(&a.temporary, "%s.part", path) < 0) die("out of memory");
+    if (!(a.file = fopen(a.temporary, "wb"))) die("cannot write %s: %s", a.temporary, strerror(errno));
+    fprintf(a.file, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" viewBox=\"0 0 %d %d\">\n<rect width=\"%d\" height=\"%d\" fill=\"#fff\"/>\n", width, height, width, height, width, height);
+    return a;
+}
+static void animation_begin(Animation *a) { fprintf(a->file, "<g class=\"f\" id=\"f%d\">", a->frames++); }
+static void animation_end(Animation *a) { fprintf(a->file, "</g>\n"); }
+// text as SVG wants it
+static void animation_text(Animation *a, const char *text) {
+    for (; *text; text++) if (*text == '&') fputs("&amp;", a->file); else if (*text == '<') fputs("&lt;", a->file); else fputc((unsigned char)*text < ' ' ? ' ' : *text, a->file);
+}
+// a frame that is a picture, enlarged
+static void animation_picture(Animation *a, const Picture *p, int zoom) {
+#ifdef STB_IMAGE_WRITE_IMPLEMENTATION
+    static const char *const digit = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    int size, pixels = p->width * p->height, grey = 1;
+    unsigned char *one = allocate((size_t)pixels);      // a grey picture takes a third of the bytes
+    for (int i = 0; i < pixels; i++) one[i] = p->rgb[3*i], grey = grey && one[i] == p->rgb[3*i + 1] && one[i] == p->rgb[3*i + 2];
+    unsigned char *png = grey ? stbi_write_png_to_mem(one, p->width, p->width, p->height, 1, &size) : stbi_write_png_to_mem(p->rgb, 3 * p->width, p->width, p->height, 3, &size);
+    free(one);
+    if (!png) die("out of memory");
+    animation_begin(a);
+    fprintf(a->file, "<image width=\"%d\" height=\"%d\" style=\"image-rendering:pixelated\" href=\"data:image/png;base64,", p->width * zoom, p->height * zoom);
+    for (int i = 0; i < size; i += 3) {                 // base64: three bytes are four digits
+        unsigned bits = (unsigned)png[i] << 16 | (i + 1 < size ? (unsigned)png[i + 1] << 8 : 0) | (i + 2 < size ? (unsigned)png[i + 2] : 0);
+        for (int j = 0; j < 4; j++) fputc(i + j <= size ? digit[bits >> (18 - 6*j) & 63] : '=', a->file);
+    }
+    fprintf(a->file, "\"/>");
+    animation_end(a);
+    free(png);
+#else
+    (void)zoom;
+    die("cannot write %s, pictures of %d x %d: built without stb_image_write (make setup installs it, then make clean all)", a->path, p->width, p->height);
+#endif
+}
+// Each frame is hidden but for its share of the time. Frees a.
+static void animation_close(Animation *a) {
+    double total = a->frames * a->seconds + 2;
+    fprintf(a->file, "<style>.f{visibility:hidden;animation:%.3fs step-end infinite}", total);
+    for (int i = 0; i < a->frames; i++) {
+        double from = 100 * i * a->seconds / total, to = i == a->frames - 1 ? 100 : 100 * (i + 1) * a->seconds / total;
+        fprintf(a->file, "\n@keyframes k%d{0%%{visibility:%s}%.3f%%{visibility:visible}", i, i ? "hidden" : "visible", from);
+        if (to < 100) fprintf(a->file, "%.3f%%{visibility:hidden}", to);
+        fprintf(a->file, "}#f%d{animation-name:k%d}", i, i);
+    }
+    fprintf(a->file, "</style>\n</svg>\n");
+    commit_file(a->file, a->temporary, a->path);
+    free(a->path), free(a->temporary);
+}

@@ -325,6 +325,26 @@ static void keep_stage(Sampler *s, const int *from, const int *to) {
                 (double)s->x[((size_t)b*(size_t)s->T + (size_t)ahead)*(size_t)C + (size_t)(i*ch + j)] * data.scaling.std[j] + data.scaling.mean[j];
     }
 }
+static void maze_animate(const Episode *e, int B, int steps) {
+    enum { CELL = 28 };
+    const Maze *m = &data.maze;
+    int wide = m->columns * CELL, high = m->rows * CELL, shown = B < 4 ? B : 4;
+    Animation a = animation_open(opt.animate, shown * (wide + 8), high, 0.1);
+    for (int b = 0; b < shown; b++) for (int s = 0; s < m->rows * m->columns; s++) if (m->cell[s] == '#')
+        fprintf(a.file, "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" fill=\"#b0b0b0\"/>\n", b * (wide + 8) + s % m->columns * CELL, s / m->columns * CELL, CELL, CELL);
+    for (int stage = 1; stage < stages.stages; stage++) {
+        animation_begin(&a);
+        for (int b = 0; b < shown; b++) {               // an svg of its own: what leaves the maze is cut off
+            const double *x = stages.x + ((size_t)stage*(size_t)B + (size_t)b) * (size_t)(steps*2);
+            fprintf(a.file, "<svg x=\"%d\" width=\"%d\" height=\"%d\"><polyline fill=\"none\" stroke=\"#1f77b4\" stroke-width=\"2\" points=\"", b * (wide + 8), wide, high);
+            for (int i = 0; i < steps; i++) if (isfinite(x[2*i] + x[2*i + 1])) fprintf(a.file, "%.0f,%.0f ", (x[2*i + 1] + 0.7) * CELL, (x[2*i] + 0.7) * CELL);
+            fprintf(a.file, "\"/><circle cx=\"%.0f\" cy=\"%.0f\" r=\"5\" fill=\"#0000c0\"/><circle cx=\"%.0f\" cy=\"%.0f\" r=\"6\" fill=\"#00a000\"/></svg>",
+                    (e[b].ball.q[1] + 0.7) * CELL, (e[b].ball.q[0] + 0.7) * CELL, (e[b].target[1] + 0.7) * CELL, (e[b].target[0] + 0.7) * CELL);
+        }
+        animation_end(&a);
+    }
+    animation_close(&a);
+}
 static void maze_sample(void) {
     enum { STAGES = 6, CELL = 30 };
     int B = opt.samples, fs = opt.frames, H = opt.length ? opt.length : opt.tokens;
@@ -338,7 +358,8 @@ static void maze_sample(void) {
     if (opt.guidance > 0) how.guide = &guide;
     open_net(how, B, H + 1);
     how.watch = keep_stage, how.any_order = !opt.watch;
-    stages.stages = STAGES, stages.x = NEW(double, STAGES * B * H * fs * 2);
+    stages.stages = *opt.animate ? 41 : STAGES, stages.x = NEW(double, stages.stages * B * H * fs * 2);
+    int last_stage = stages.stages - 1;
     Episode *e = NEW(Episode, B);
     for (int b = 0; b < B; b++) {
         Rng r = rng((uint64_t)opt.seed, RNG_EVAL, (uint64_t)b);
@@ -358,7 +379,7 @@ static void maze_sample(void) {
         for (int s = 0; s < m->rows * m->columns && b < shown; s++) if (m->cell[s] == '#')
             picture_box(&p, left + s % m->columns * CELL, top + s / m->columns * CELL, left + (s % m->columns + 1) * CELL, top + (s / m->columns + 1) * CELL, 0xb0b0b0);
         for (int i = 0; i < H*fs; i++) {
-            const double *q = stages.x + ((size_t)stage*(size_t)B + (size_t)b) * (size_t)(H*fs*2) + 2*i;
+            const double *q = stages.x + ((size_t)(stage * last_stage / (STAGES - 1))*(size_t)B + (size_t)b) * (size_t)(H*fs*2) + 2*i;
             fprintf(csv, "plan,%d,%d,%d,%.4f,%.4f\n", b, stage, i, q[0], q[1]);
             unsigned red = (unsigned)(255.0 * i / (H*fs));
             bool inside = PX(last) >= left && PX(last) < left + wide && PY(last) >= top && PY(last) < top + high && PX(q) >= left && PX(q) < left + wide && PY(q) >= top && PY(q) < top + high;
@@ -369,10 +390,11 @@ static void maze_sample(void) {
     }
     Path png = path_in(opt.out, "maze.png");
     close_csv(csv, "maze.csv"), picture_save(&p, png.text), picture_free(&p);
+    if (*opt.animate) maze_animate(e, B, H*fs);
     double near = 0;
     for (int b = 0; b < B; b++) {
         double least = INFINITY;
-        for (int i = 0; i < H*fs; i++) least = fmin(least, distance2(stages.x + ((size_t)(STAGES - 1)*(size_t)B + (size_t)b) * (size_t)(H*fs*2) + 2*i, e[b].target));
+        for (int i = 0; i < H*fs; i++) least = fmin(least, distance2(stages.x + ((size_t)last_stage*(size_t)B + (size_t)b) * (size_t)(H*fs*2) + 2*i, e[b].target));
         near += (least < 0.5) / (double)B;
     }
     printf("wrote %s: a plan a row, while it denoises; start blue, goal green, early steps blue, late ones red\n", png.text);

@@ -104,6 +104,9 @@ cmp -s "$dir/one" "$dir/two" && ok || fail "the same seed writes two texts"
 expect 0 '' ./bd3lm sample --out "$dir/whole" --prompt 'the paper' --chars 40 --watch
 says '^the paper'
 says '░'
+expect 0 '' ./bd3lm sample --out "$dir/whole" --prompt 'the <paper> & a very long line that has to be broken somewhere at a space, please' --chars 120 --animate "$dir/text.svg"
+check_svg() { awk -v least="$2" '/^<svg /{ opened = 1 } /<g class="f"/ { frames++ } /@keyframes/ { timed++ } END { exit !(opened && frames >= least && timed == frames && $0 == "</svg>") }' "$1"; }
+check_svg "$dir/text.svg" 10 && grep -q 'the &lt;paper> &amp; a very' "$dir/text.svg" && grep -q '░' "$dir/text.svg" && ok || fail "text.svg is no animation of the text"
 # longer than the training window: positions go on, the cache is a ring, and a token costs (block + 1) * length key pairs at most, however long the text
 for chars in 400 1600; do
     expect 0 '' ./bd3lm sample --out "$dir/whole" --chars $chars --nucleus 1

@@ -109,6 +109,10 @@ if [ $png ]; then
     check "not a picture after every step: $(ls "$dir/frames" | wc -l)" [ "$(ls "$dir/frames" | tr '\n' ' ')" = '00000.png 00001.png 00002.png 00003.png 00004.png 00005.png 00006.png 00007.png ' ]
     whole "$dir/frames/00007.png"
     says '^block 3, step 2'
+    expect 0 '' $acdit sample --out "$dir/pictures" --samples 1 --sampling-steps 20 --sample-blocks 4 --animate "$dir/pictures.svg"
+    check "pictures.svg is no animation of 40 frames: $(grep -c '<g class="f"' "$dir/pictures.svg")" [ "$(grep -c '<image' "$dir/pictures.svg") $(grep -c '@keyframes' "$dir/pictures.svg") $(tail -n 1 "$dir/pictures.svg")" = '40 40 </svg>' ]
+    grep -o 'base64,[^"]*' "$dir/pictures.svg" | head -n 1 | cut -d, -f2 | base64 -d >"$dir/frame.png" 2>/dev/null
+    whole "$dir/frame.png"
     made video $quick
     promises sample $keys $laws
     made video $quick --length 8 --class fall --cost

@@ -117,6 +117,9 @@ for net in rnn transformer; do
     sampled maze_$net maze.csv $quick
     last_draws sample task samples plans_that_pass_the_goal $rows
     plans "$dir/maze_$net/maze.csv" 2 8
+    draws --out "$dir/maze_$net" $quick --animate "$dir/maze.svg"
+    [ -z $png ] || check "maze.svg is no animation of 40 stages" [ "$(grep -c '<g class="f"' "$dir/maze.svg") $(grep -c '@keyframes' "$dir/maze.svg") $(grep -c '<polyline' "$dir/maze.svg") $(tail -n 1 "$dir/maze.svg")" = '40 40 40 </svg>' ]
+    plans "$dir/maze_$net/maze.csv" 2 8
     [ -z $png ] || picture "$dir/maze_$net/maze.png" 770x308
     expect 0 '' $df eval --out "$dir/maze_$net" $quick --replan 150 --controller pd --goals multi
     says '^eval: task=maze2d maze=umaze controller=pd matrix=pyramid guidance=0 futures=1 episodes=2 return=.* stderr=.* score=.* score_stderr=.* reached=.* first_reach=.* return_if_stay=.* wall_steps=.* collisions=.* rows=.* asked=.* naive=.* seconds='
@@ -203,6 +206,7 @@ for choice in 'full_sequence 6' 'pyramid 11' 'autoregressive 31' 'trapezoid 8'; 
     says "schedule.png: ${choice#* } rows from top to bottom, 6 tokens from left to right"
     picture "$dir/schedule.png" $((400/6*6))x$((400 / ${choice#* } * ${choice#* }))
 done
+expect 1 'animate belongs to --task maze2d' $df sample --out "$dir/cross" $quick --animate "$dir/none.svg"
 draws --out "$dir/cross" $quick --matrix pyramid --watch
 says '^ *1 .*[█▇] *| [-+][0-9.]* '
 says '^ *10 [ ▁]* *| '
