@@ -30,7 +30,7 @@ endif
 $(info [build] CC=$(CC) $(shell $(CC) -dumpversion 2>/dev/null) OMP=$(OMP) ARCH=$(ARCH) NVCC=$(if $(NVCC),$(NVCC) $(CUDA_ARCH),none) CXX=$(if $(EMU),$(CXX),none))
 
 PROGRAMS = bd3lm df acdit
-HEADERS = common.h io.h kernels.h data/text.h data/maze.h data/video.h data/motion.h data/scores.h data/series.h data/images.h data/pictures.h data/tasks.h tests/golden.h tests/check_bd3lm.h tests/check_df.h tests/check_acdit.h
+HEADERS = common.h io.h kernels.h data/text.h data/maze.h data/video.h data/motion.h data/scores.h data/series.h data/images.h data/pictures.h data/gallery.h data/tasks.h tests/golden.h tests/check_bd3lm.h tests/check_df.h tests/check_acdit.h
 KERNELS = $(BUILD)/cpu_kernels.o $(BUILD)/cpu_fast.o
 .DELETE_ON_ERROR:
 .PHONY: all emu setup demo test test-cuda test-long mutants kernel-table bench debug data docs-check clean

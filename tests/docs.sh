@@ -6,7 +6,7 @@ set -u
 passed=0 failed=0
 ok()   { passed=$((passed + 1)); }
 fail() { failed=$((failed + 1)); echo "FAIL  $*"; }
-sources='bd3lm.c df.c acdit.c common.h io.h kernels.h cpu_kernels.c cpu_fast.c cuda_kernels.cu tests/cuda_emu.h data/text.h data/maze.h data/video.h data/motion.h data/scores.h data/series.h data/images.h data/pictures.h data/tasks.h tests/*.h tests/*.c'
+sources='bd3lm.c df.c acdit.c common.h io.h kernels.h cpu_kernels.c cpu_fast.c cuda_kernels.cu tests/cuda_emu.h data/text.h data/maze.h data/video.h data/motion.h data/scores.h data/series.h data/images.h data/pictures.h data/gallery.h data/tasks.h tests/*.h tests/*.c'
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
