@@ -385,7 +385,7 @@ static Bytes a_checkpoint(const char *scratch) {
 }
 #elif defined ACDIT
 static Bytes a_checkpoint(const char *scratch) {
-    opt.layers = 1, opt.width = 6, opt.heads = 2, opt.patch = 8, opt.blocks = "1,4", opt.classes = 3, opt.names = "a,b,c";
+    opt.layers = 1, opt.width = 12, opt.heads = 3, opt.patch = 8, opt.blocks = "1,4", opt.classes = 3, opt.names = "a,b,c";
     Path path = path_in(scratch, "fuzz_acdit.safetensors");
     begin_dry_run();
     Net net;
