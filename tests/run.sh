@@ -39,7 +39,7 @@ part $build/test_check_df $(sh tests/supported.sh tests/golden/df)
 part $build/test_check_acdit $(sh tests/supported.sh tests/golden/acdit)
 part $build/fuzz "$scratch" 6000 20000 tests/golden/bd3lm/masks_L6_b2.safetensors tests/golden/bd3lm/noise_loglinear.safetensors
 part $build/fuzz_df "$scratch" 6000 0 $(sh tests/supported.sh tests/golden/df)
-part $build/fuzz_acdit "$scratch" 6000 0 $(sh tests/supported.sh tests/golden/acdit)
+part $build/fuzz_acdit "$scratch" 12000 0 $(sh tests/supported.sh tests/golden/acdit)
 part sh tests/cli.sh "$scratch"
 part sh tests/cli_df.sh "$scratch"
 part sh tests/cli_acdit.sh "$scratch"
