@@ -198,7 +198,7 @@ static double flops_full(double C, double L) { return flops_sweep(C, L, L); }
 // Share of that work that blocks save: at most one half                                                                                      (Sec. 4.4)
 static double flops_saved(double C, double L, double block) { return (1 - block/L) / (2 + 12*C / L); }
 // The formula leaves out: the clean tokens, once (in the last layer only their keys and values); the modulation, 6C numbers a layer and 2C at the end for each of G
-// conditions; both ends. In training clean and noised tokens go through together: 2L - B tokens and L^2 pairs a layer.
+// conditions (a sampler computes them once for all blocks); both ends. In training clean and noised tokens go through together: 2L - B tokens and L^2 pairs a layer.
 static double flops_clean(double NL, double C, double L, double block) { return (NL - 1) * (24*C*C * (L - block) + 4*C * (L*L - L*block) / 2) + 4*C*C * (L - block); }
 static double flops_rest(double NL, double C, double D, double freq, double tokens_in, double tokens_out, double G) {
     return G * (2*freq*C + 2*C*C + NL * 12*C*C + 4*C*C) + tokens_in * 2*D*C + tokens_out * 2*C*D;
@@ -228,6 +228,8 @@ typedef struct Net {
     Rope rope;
     real *cache;                // keys|values (NL,cache_B,slots,2C) for sampling, else NULL
     int cache_B, slots;
+    real *mods;                 // modulations (NL,rows,6C)|(rows,2C) of all steps of a sampler, which are the same in every block; mods_rows 0: none
+    int mods_rows;
     Tensor **after;             // (NL), or NULL: where to leave the tokens behind each layer, for `check` and the tests
 } Net;
 
@@ -267,9 +269,9 @@ static Rope rope_nd_create(NetConfig c) {
     return r;
 }
 
-// Registers all parameters and takes their memory; cache_B, slots: pictures and tokens of the cache, 0: none.
-static Net net_create(NetConfig c, bool training, uint64_t seed, int cache_B, int slots) {
-    Net net = {.c = c, .layer = NEW(Layer, c.NL), .cache_B = cache_B, .slots = slots};
+// Registers all parameters and takes their memory; cache_B, slots: pictures and tokens of the cache, mods_rows: conditions of a sampler, 0: none.
+static Net net_create(NetConfig c, bool training, uint64_t seed, int cache_B, int slots, int mods_rows) {
+    Net net = {.c = c, .layer = NEW(Layer, c.NL), .cache_B = cache_B, .slots = slots, .mods_rows = mods_rows};
     Params *ps = &net.ps;
     int C = c.C, M = c.mlp * C;
     net.x_embedder = param(ps, "x_embedder.weight", C, c.D, UNIFORM, sqrt(6.0 / (c.D + C)));
@@ -287,6 +289,7 @@ static Net net_create(NetConfig c, bool training, uint64_t seed, int cache_B, in
     params_create(ps, training, seed);
     net.rope = rope_nd_create(c);
     size_t size = (size_t)c.NL * (size_t)cache_B * (size_t)slots * 2*(size_t)C;
+    if (mods_rows) net.mods = arena_take(&persistent, (size_t)mods_rows * ((size_t)c.NL * 6 + 2) * (size_t)C * sizeof(real));
     if (cache_B) net.cache = arena_take(&persistent, size * sizeof(real)), fill(net.cache, 0, size);      // 0: slots that nobody sees must not hold a NaN
     return net;
 }
@@ -313,12 +316,19 @@ static Tensor *condition(Net *net, const double *level, const int *label, int G,
     return sum(*t_emb, *y_emb, SILU);
 }
 
+// The modulations of layer l (NL: of the output) for G conditions from row `first` of the table on: where they stand
+static real *mods_at(const Net *net, int l, int first) {
+    size_t C = (size_t)net->c.C, rows = (size_t)net->mods_rows;
+    return net->mods + (size_t)l * rows * 6*C + (size_t)first * (l < net->c.NL ? 6 : 2) * C;
+}
+
 // What the network is shown: of each of B pictures `clean` tokens and behind them `noised` ones, with the position of each and what it attends to (for all pictures
-// alike). Row (b, t) has condition group[b*T + t] of the G, -1: none, a clean token. With a cache, clean tokens are stored from slot clean_at on, noised ones
-// from noised_at on, and spans are intervals of its slots.
+// alike). Row (b, t) has condition group[b*T + t] of the G, -1: none, a clean token. known: their modulations stand in the table from row mods_from on.
+// With a cache, clean tokens are stored from slot clean_at on, noised ones from noised_at on, and spans are intervals of its slots.
 typedef struct Input {
     Tensor *x;                  // (B, T = clean + noised, D)
-    int clean, noised, G, clean_at, noised_at;
+    int clean, noised, G, clean_at, noised_at, mods_from;
+    bool known;
     const int *position, *group, *label;
     const double *level;
     const Span *span;
@@ -341,14 +351,14 @@ static Tensor *forward(Net *net, Input in, bool cached) {
     long pairs[2] = {0};                                // of clean and of noised queries
     for (int t = 0; t < T; t++) for (int p = 0; p < 2; p++) pairs[t >= in.clean] += (long)B * (in.span[t].hi[p] - in.span[t].lo[p]);
 
-    Tensor *t_emb, *y_emb, *cond = condition(net, in.level, in.label, in.G, &t_emb, &y_emb);
+    Tensor *t_emb, *y_emb, *cond = in.known ? NULL : condition(net, in.level, in.label, in.G, &t_emb, &y_emb);
     flops_counted += 2.0 * rows(in.x) * c.D * C;
     Tensor *x = linear(in.x, net->x_embedder, NULL, LINEAR_ONLY);
     for (int l = 0; l < c.NL; l++) {
         Layer *y = &net->layer[l];
         size_t mark = per_step.used;
         bool only_noised = l == c.NL - 1 && in.clean;   // of the queries, and of everything behind the attention
-        Tensor *mod = apply(cond, y->ada, LINEAR_ONLY); // shift, scale, gate of both branches
+        Tensor *mod = in.known ? constant(mods_at(net, l, in.mods_from), 1, in.G, 6*C, "modulation") : apply(cond, y->ada, LINEAR_ONLY);      // shift, scale, gate of both branches
         Tensor *h = norm_modulate(x, y->norm1, (Modulation){mod, group, 0, C, 2*C}, RMS, c.eps), *q, *kv;
         if (only_noised) group = wanted_group;
         if (only_noised) {
@@ -375,7 +385,8 @@ static Tensor *forward(Net *net, Input in, bool cached) {
         if (l < c.NL - 1) x = keep(x, mark);
         if (net->after) net->after[l] = x;
     }
-    Modulation last = {apply(cond, net->ada, LINEAR_ONLY), group, 0, C, 0};
+    Tensor *mod = in.known ? constant(mods_at(net, c.NL, in.mods_from), 1, in.G, 2*C, "modulation") : apply(cond, net->ada, LINEAR_ONLY);
+    Modulation last = {mod, group, 0, C, 0};
     return reshape(apply(norm_modulate(x, net->norm_final, last, RMS, c.eps), net->linear, LINEAR_ONLY), B, in.noised, c.D);
 }
 
@@ -443,6 +454,7 @@ typedef struct Sampler {
     Context context;
     const int *label, *order;   // (B), position of every token (N*block)
     real *x, *x0;               // (B, N*block, D): finished blocks, the one in the making, and noise; (B,block,D): the last prediction of x0, or fresh noise
+    int modulated;              // the number of steps whose modulations stand in the table of the network, which serves one sampler at a time; 0: none yet
     uint64_t seed, number;      // of everything that is drawn; of the first picture: what is drawn for one does not depend on those beside it
     long passes;
     // called after every step of the solver, or NULL: x (B,block,D) as it was before, and what the network said of it
@@ -470,7 +482,8 @@ static void normals(real *x, size_t n, Rng r) { for (size_t i = 0; i < n; i++) x
 
 // What the network says of block i, x (B,block,D) at level k: eps (B, halves * block, D). The finished blocks from..i-1 go through it too, and into the cache;
 // as clean tokens, or, in the ablation, as blocks at level 0 with their picture's label: the nearest to clean that training has shown.
-static Tensor *predict_block(Sampler *s, int i, Tensor *x, int k, int from) {
+// step: of those whose modulations are in the table; -1: they are computed.
+static Tensor *predict_block(Sampler *s, int i, Tensor *x, int k, int from, int step) {
     int B = s->B, block = s->block, H = halves(s), context = (i - from) * block, T = context + H * block, scratch = s->window * block;
     bool noised = s->context == NOISED;
     int *position = HOST(int, T), *group = HOST(int, B*T), G = H*B + (noised ? B : 0), *label = HOST(int, G);
@@ -486,7 +499,7 @@ static Tensor *predict_block(Sampler *s, int i, Tensor *x, int k, int from) {
     Tensor *shown = H == 2 ? tokens_before(x, 0, block, x) : x;
     if (context) shown = tokens_before(on_device(block_of(s, from, i - from), B, context, s->net->c.D, "context"), 0, context, shown);
     s->passes++;
-    return forward(s->net, (Input){.x = shown, .clean = context, .noised = H * block, .G = G, .clean_at = s->window ? from % s->window * block : 0, .noised_at = scratch,
+    return forward(s->net, (Input){.x = shown, .clean = context, .noised = H * block, .G = G, .known = step >= 0, .mods_from = step * G, .clean_at = s->window ? from % s->window * block : 0, .noised_at = scratch,
                                    .position = position, .group = group, .label = label, .level = level, .span = span}, true);
 }
 
@@ -503,7 +516,7 @@ static void sample_step(Sampler *s, int i, int step, const int *k, int S) {
     begin_step();
     int B = s->B, block = s->block, D = s->net->c.D, N = B * block, from = s->recompute ? 0 : step == 0 && i > 0 ? i - 1 : i;
     size_t bytes = (size_t)N * token_size(s);
-    Tensor *x = on_device(block_of(s, i, 1), B, block, D, "x"), *eps = predict_block(s, i, x, k[step], from), *eps_null = NULL, *eps_label = eps;
+    Tensor *x = on_device(block_of(s, i, 1), B, block, D, "x"), *eps = predict_block(s, i, x, k[step], from, s->modulated ? step : -1), *eps_null = NULL, *eps_label = eps;
     if (halves(s) == 2) {
         Rows w = rows_create(N);
         for (int n = 0; n < N; n++) guidance(&w.a[n], &w.b[n], s->guidance);
@@ -524,10 +537,31 @@ static void sample_step(Sampler *s, int i, int step, const int *k, int S) {
     if (s->watch) s->watch(s, i, step, x, eps_label, eps_null);
 }
 
+// The modulations of S steps, for all pictures and halves, into the table. They depend on level and label alone, so all blocks share them.
+static void modulate(Sampler *s, const int *k, int S) {
+    Net *net = s->net;
+    int G = halves(s) * s->B;
+    for (int step = 0; step < S; step++) {
+        begin_step();
+        double *level = HOST(double, G);
+        int *label = HOST(int, G);
+        for (int g = 0; g < G; g++) level[g] = k[step], label[g] = g < s->B ? s->label[g] : net->c.classes;
+        Tensor *t_emb, *y_emb, *cond = condition(net, level, label, G, &t_emb, &y_emb);
+        for (int l = 0; l <= net->c.NL; l++) {
+            Tensor *mod = apply(cond, l < net->c.NL ? net->layer[l].ada : net->ada, LINEAR_ONLY);
+            store_rows(mods_at(net, l, step * G), mod->data, 1, G, G, G, mod->C, mod->C);
+        }
+    }
+    s->modulated = S;
+}
 // Block i, from the noise that stands in its place
 static void sample_block(Sampler *s, int i) {
     int S = steps_of(s, i), *k = NEW(int, S);
     solver_levels(k, s->solver, S);
+    if (s->modulated != S) {
+        s->modulated = 0;
+        if (S * halves(s) * s->B <= s->net->mods_rows && s->context != NOISED) modulate(s, k, S);
+    }
     for (int step = 0; step < S; step++) sample_step(s, i, step, k, S);
     free(k);
 }
@@ -771,13 +805,13 @@ static int run_train(int files, char **file) {
     // memory: once dry (every number of blocks), then for real
     double norm;
     begin_dry_run();
-    *net = net_create(c, true, (uint64_t)opt.seed, 0, 0);
+    *net = net_create(c, true, (uint64_t)opt.seed, 0, 0, 0);
     if (opt.resume) checkpoint_resume(&st, place.text, &net->ps);
     if (opt.cost) { print_training_cost(); net_free(net); end_dry_run(false); training_free(); return 0; }
     for (int i = 0; i < training.n_N; i++) { begin_step(); optimiser_step(&net->ps, draw_loss(i, 1).loss, (AdamW){.step = 1}, &norm); }
     net_free(net);
     end_dry_run(true);
-    *net = net_create(c, true, (uint64_t)opt.seed, 0, 0);
+    *net = net_create(c, true, (uint64_t)opt.seed, 0, 0, 0);
     printf("network: %zu parameters\n", params_count(&net->ps));
     if (opt.resume) { checkpoint_resume(&st, place.text, &net->ps); st_free(&st); }
 

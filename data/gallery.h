@@ -166,7 +166,9 @@ static void open_run(void) {
 // The network of the checkpoint, dry or for real, with room for B pictures in its cache
 static void load_network(int B) {
     Sampler s = {.window = run.plan.window, .block = run.plan.block, .guidance = run.plan.guidance};
-    run.net = net_create(net_config(run.plan.y.frames > clip_frames() ? run.plan.y.frames : clip_frames()), false, 0, B, cache_slots(&s));
+    int most = 0;
+    for (int i = 0; i < 64; i++) if (run.plan.steps[i] > most) most = run.plan.steps[i];
+    run.net = net_create(net_config(run.plan.y.frames > clip_frames() ? run.plan.y.frames : clip_frames()), false, 0, B, cache_slots(&s), most * halves(&s) * B);
     checkpoint_read(&run.checkpoint, checkpoint_path().text, &run.net.ps, "ema.", run.net.ps.data);
 }
 // In a dry run: the largest step of the sampler
@@ -318,10 +320,10 @@ static void print_videos(const real *picture, const int *label, int n, double *a
 // --cost of sampling, for one picture: counted while they were made, and by the formulas of METHOD
 static void print_sampling_cost(void) {
     const Plan *p = &run.plan;
-    double C = opt.width, NL = opt.layers, L = p->y.T, H = p->guidance > 1 ? 2 : 1, steps = p->steps[0], passes = 0, rest = 0, clean = 0;
+    double C = opt.width, NL = opt.layers, L = p->y.T, H = p->guidance > 1 ? 2 : 1, steps = p->steps[0], rest, clean;
     bool same = true;
     for (int i = 0; i < p->N; i++) same = same && p->steps[i < 64 ? i : 63] == steps;
-    for (int i = 0; i < p->N; i++) passes += steps, rest += steps * flops_rest(NL, C, p->y.D, 256, H * p->block, H * p->block, H) + (i ? flops_rest(NL, C, p->y.D, 256, p->block, 0, 0) : 0);
+    rest = flops_rest(NL, C, p->y.D, 256, 0, 0, steps * H) + p->N * steps * flops_rest(NL, C, p->y.D, 256, H * p->block, H * p->block, 0) + flops_rest(NL, C, p->y.D, 256, (p->N - 1) * p->block, 0, 0);
     clean = flops_clean(NL, C, L, p->block);
     double counted = run.flops / run.made, noised = H * steps * NL * flops_sweep(C, L, p->block);
     printf("work for one picture of %.0f tokens in %d blocks, GFLOP: counted %.4f", L, p->N, counted * 1e-9);

@@ -118,7 +118,7 @@ static void check_loss_grad(Golden *g) {
     for (int pass = 0; pass < 2; pass++) {
         if (!pass) begin_dry_run(); else end_dry_run(false);
         net_free(&net);
-        net = net_create(c, true, 1, 0, 0);
+        net = net_create(c, true, 1, 0, 0, 0);
         if (!read_weights(g, &net.ps)) { if (!pass) end_dry_run(false); free(after); goto done; }
         begin_step();
         zero_grad(&net.ps);
@@ -300,7 +300,7 @@ static void check_sample(Golden *g) {
         s.guidance = meta(g, "cfg"), s.label = label, s.order = order, s.watch = watch_sampled, s.steps[0] = S;
         for (int i = 1; i < 64; i++) s.steps[i] = S;
         memcpy(s.x, noise, (size_t)(B * y.T * D) * sizeof(real));
-        net = net_create(c, false, 1, B, cache_slots(&s));
+        net = net_create(c, false, 1, B, cache_slots(&s), S * halves(&s) * B);
         if (!read_weights(g, &net.ps)) { if (!pass) end_dry_run(false); sampler_free(&s); goto done; }
         for (int i = 0; i < N; i++) sample_block(&s, i);
         for (int i = 0; pass && i < N; i++) {

@@ -206,7 +206,7 @@ static bool read_checkpoint(const SafeTensors *st) {
     for (int i = 0; i < opt.classes; i++) class_name(i);
     begin_dry_run();
     for (int pass = 0; pass < 2; pass++) {              // as train --resume does: dry, then for real
-        Net net = net_create(c, true, 1, 0, 0);
+        Net net = net_create(c, true, 1, 0, 0, 0);
         checkpoint_resume(st, "FILE", &net.ps);
         net_free(&net);
         if (!pass) end_dry_run(false);
@@ -389,7 +389,7 @@ static Bytes a_checkpoint(const char *scratch) {
     Path path = path_in(scratch, "fuzz_acdit.safetensors");
     begin_dry_run();
     Net net;
-    for (int pass = 0; pass < 2; pass++) { if (pass) end_dry_run(false); net = net_create(net_config(1), true, 1, 0, 0); if (!pass) net_free(&net); }
+    for (int pass = 0; pass < 2; pass++) { if (pass) end_dry_run(false); net = net_create(net_config(1), true, 1, 0, 0, 0); if (!pass) net_free(&net); }
     checkpoint_save(path.text, &net.ps, options, 7, NULL, NULL, 0);
     net_free(&net);
     Bytes b;

@@ -26,11 +26,11 @@ static NetConfig small(bool video, int NL) {
 // With all parameters moved: nothing is zero. as_made: as training begins
 static Net make_net(NetConfig c, int cache_B, int slots, uint64_t seed, bool as_made) {
     begin_dry_run();
-    Net n = net_create(c, true, seed, cache_B, slots);
+    Net n = net_create(c, true, seed, cache_B, slots, cache_B ? 2 * 5 * cache_B : 0);
     net_free(&n);
     arena_take(&per_step, 16 << 20);
     end_dry_run(false);
-    n = net_create(c, true, seed, cache_B, slots);
+    n = net_create(c, true, seed, cache_B, slots, cache_B ? 2 * 5 * cache_B : 0);
     if (as_made) return n;
     real *x = to_host(n.ps.data, n.ps.size);
     Rng r = rng(seed, RNG_INIT, 999);
@@ -369,7 +369,7 @@ static void test_shared_cache(void) {
         net.slots = cache_slots(&s);
         for (int i = 0; i < 4; i++) {
             begin_step();
-            Tensor *eps = predict_block(&s, i, on_device(block_of(&s, i, 1), a.B, 4, a.D, "x"), k[1], i ? i - 1 : i);
+            Tensor *eps = predict_block(&s, i, on_device(block_of(&s, i, 1), a.B, 4, a.D, "x"), k[1], i ? i - 1 : i, -1);
             free(said[which]), said[which] = to_host(eps->data, one * (which ? 1 : 2));
         }
         sampler_free(&s);
@@ -401,7 +401,7 @@ static void test_as_trained(void) {
             real *said = NULL;
             for (int j = 0; j <= i; j++) {
                 begin_step();
-                Tensor *eps = predict_block(&s, j, on_device(block_of(&s, j, 1), a.B, 4, a.D, "x"), j == i ? 321 : 0, j ? j - 1 : j);
+                Tensor *eps = predict_block(&s, j, on_device(block_of(&s, j, 1), a.B, 4, a.D, "x"), j == i ? 321 : 0, j ? j - 1 : j, -1);
                 free(said), said = to_host(eps->data, one);
             }
             for (int b = 0; b < a.B; b++) close_to("as trained", said + b * 4 * a.D, trained + (b*a.T + i*4) * a.D, (size_t)(4 * a.D), TIGHT);
@@ -431,7 +431,7 @@ static void test_ring(void) {
         for (int i = 0; i < N; i++) {
             net.slots = cache_slots(&s);
             begin_step();
-            real *said = to_host(predict_block(&s, i, on_device(block_of(&s, i, 1), 2, block, a.D, "x"), 444, i ? i - 1 : i)->data, 4 * one);
+            real *said = to_host(predict_block(&s, i, on_device(block_of(&s, i, 1), 2, block, a.D, "x"), 444, i ? i - 1 : i, -1)->data, 4 * one);
             int from = i < WINDOW * parts ? 0 : i - WINDOW * parts, n = i - from + 1;
             if (parts == 2 && from % 2) { free(said); continue; }      // a short video begins with a whole frame
             Sampler q = sampler_create(&net, 2, n, block, n > 1 ? n - 1 : 1, 5, 0, a.D);
@@ -441,7 +441,7 @@ static void test_ring(void) {
             Net other = net;                            // its own cache, in the second half of the slots
             other.cache = cache + (size_t)(2 * 100 * 2 * c.C), other.slots = cache_slots(&q), q.net = &other;
             begin_step();
-            real *fresh = to_host(predict_block(&q, n - 1, on_device(block_of(&q, n - 1, 1), 2, block, a.D, "x"), 444, 0)->data, 4 * one);
+            real *fresh = to_host(predict_block(&q, n - 1, on_device(block_of(&q, n - 1, 1), 2, block, a.D, "x"), 444, 0, -1)->data, 4 * one);
             close_to("far along", said, fresh, 4 * one, REAL_IS_DOUBLE ? 1e-10 : 1e-4);
             free(said), free(fresh), sampler_free(&q);
         }
@@ -494,7 +494,7 @@ static void test_cost(void) {
             net.slots = cache_slots(&s);
             flops_counted = 0;
             for (int i = 0; i < N; i++) sample_block(&s, i);
-            want = 3.0 * H * NL * flops_sweep(c.C, a.T, block) + flops_clean(NL, c.C, a.T, block) + 3 * N * flops_rest(NL, c.C, c.D, c.freq, H * block, H * block, H) + (N - 1) * 2.0 * c.D * c.C * block;
+            want = 3.0 * H * NL * flops_sweep(c.C, a.T, block) + flops_clean(NL, c.C, a.T, block) + flops_rest(NL, c.C, c.D, c.freq, 3 * N * H * block + (N - 1) * block, 3 * N * H * block, 3 * H);
             CHECK(fabs(flops_counted / 2 - want) <= 1e-9 * want, "sampling, %d layers, %d blocks, %d halves: %.0f, formula %.0f", NL, N, H, flops_counted / 2, want);
             sampler_free(&s);
         }
