@@ -369,7 +369,7 @@ static int run_sample(int files, char **file) {
     save_sheet(picture, n, classes, sheet.text), picture_save(&way.strip, steps.text);
     printf("wrote %s (a row for each %s) and %s (the first %d, from noise on the left)\n", sheet.text, is_video() ? "video" : "class", steps.text, way.rows);
     if (opt.cost) print_sampling_cost();
-    printf("sample: pictures=%d blocks=%d steps=%d passes=%ld gflop_per_picture=%.4f pictures_per_s=%.2f seconds=%.1f", n, run.plan.N, run.plan.steps[0], run.passes, run.flops / run.made * 1e-9,
+    printf("sample: pictures=%d blocks=%d steps=%d passes=%ld gflop_per_picture=%.4f pictures_per_s=%.2f seconds=%.3f", n, run.plan.N, run.plan.steps[0], run.passes, run.flops / run.made * 1e-9,
            n / run.seconds, run.seconds);
     if (is_video()) print_videos(picture, label, n, accuracy);
     if (judged) {
