@@ -584,7 +584,10 @@ static void more_rows(float *out, const float *inp, const float *weight, int N, 
             float sum[MN][MORE];
             UNROLL for (int r = 0; r < MN; r++) w[r] = weight + (size_t)min(o + r, OC - 1)*C;
             if (half) turned_dots(sum, MV / 2, x, w, C); else turned_dots(sum, MV, x, w, C);
-            for (int n = 0; n < N; n++) for (int r = 0; r < MN && o + r < OC; r++) out[(size_t)n*OC + o + r] = sum[r][n];
+            int n = 0;
+            if (MN % 4 == 0 && o + MN <= OC)            // turned back 4 x 4 at a time
+                for (; n + 4 <= N; n += 4) UNROLL for (int r = 0; r < MN; r += 4) transpose4(out + (size_t)n*OC + o + r, OC, &sum[r][n], MORE);
+            for (; n < N; n++) for (int r = 0; r < MN && o + r < OC; r++) out[(size_t)n*OC + o + r] = sum[r][n];
         }
         if (e) epilogue(out, OC, e, 0, N, o0, o1);
     }
