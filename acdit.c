@@ -139,11 +139,16 @@ static Span attends(int i, int clean, int block) {
 }
 // The ablation: noised context, as in Diffusion Forcing. There are no clean tokens; noised block j sees noised blocks up to j.                   (Fig. 6b)
 static Span attends_noised(int i, int block) { return (Span){.hi = {(i / block + 1) * block}}; }
-// The same when sampling, where keys are [`seen` tokens of finished blocks .. | scratch: the blocks in the making]: of the rows [context | noised, noised without label]
-// row i of the context (clean block i / block of the first `context` rows, which ends at `from` + its end), or of a block in the making, which sees itself.
-static Span attends_cached(int i, int context, int from, int seen, int scratch, int block) {
-    int end = from + (i / block + 1) * block, own = scratch + (i - context) / block * block;
-    return i < context ? (Span){.hi = {end < seen ? end : seen}} : (Span){.lo = {0, own}, .hi = {seen, own + block}};
+// No context at all, to find out what one is worth: block j alone
+static Span attends_alone(int i, int block) { return (Span){.lo = {i / block * block}, .hi = {(i / block + 1) * block}}; }
+// The same when sampling. Rows: [stored: finished blocks that enter the cache in this pass | block i | block i without its label].                     (Fig. 2b)
+// Keys are slots of the cache: [0, seen) the finished blocks, from `scratch` on the copies of block i.
+//   a row of a finished block sees the blocks up to and including its own (in a ring: all of them);
+//   a row of block i sees all finished blocks, and its own copy.
+// stored: rows of finished blocks; from: the token at which they begin
+static Span attends_cached(int i, int stored, int from, int seen, int scratch, int block) {
+    int end = from + (i / block + 1) * block, own = scratch + (i - stored) / block * block;
+    return i < stored ? (Span){.hi = {end < seen ? end : seen}} : (Span){.lo = {0, own}, .hi = {seen, own + block}};
 }
 
 // RoPE-ND: a head is cut into a segment of d_j elements for each axis j of the picture (row, column; in a video also time), and element i of a segment turns with
@@ -163,46 +168,52 @@ static void rope_angles(double *angle, int *pair, const int *m, Axes a, int HS) 
 // Guidance: away from what would be expected without the label, eps = eps_null + w (eps_label - eps_null), for w > 1
 static void guidance(double *of_label, double *of_null, double w) { *of_label = w, *of_null = 1 - w; }
 
-// A step of a solver from level k[i] to k[i+1], clean after the last:  x0 = x0_x x + x0_eps eps;  x = x_x x + x_x0 x0 + x_other other.
-//   dpmpp  DPM-Solver++, second order, multistep (Lu et al. 2022): other is the x0 of the step before                             (the paper's choice: 25 steps)
-//   ddim   (Song et al. 2021, eta = 0): no other.   ddpm (Ho et al. 2020): other is fresh noise.
+// A step of a solver from level k[step] to k[step + 1]:  x0 = x0_x x + x0_eps eps;  x = x_x x + x_x0 x0 + x_other other.  alpha^2 = alpha_bar, sigma^2 = 1 - alpha_bar
+//   dpmpp  DPM-Solver++, second order, multistep (Lu et al. 2022; the paper: 25 steps): other is x0', the x0 of the step before
+//            x = sigma_to/sigma x + alpha_to (1 - e^-h) ((1 + h/2h') x0 - h/2h' x0'),  h = lambda(to) - lambda(now), h' that of the step before; the last step gives x0
+//   ddim   (Song et al. 2021, eta = 0)  x = alpha_to x0 + sigma_to eps, with eps from x and x0
+//   ddpm   (Ho et al. 2020): other is fresh noise; r = alpha_bar / alpha_bar_to
+//            mean sqrt(r) sigma_to^2/sigma^2 x + alpha_to (1-r)/sigma^2 x0, variance (1-r) sigma_to^2/sigma^2
 typedef enum { DPMPP, DDIM, DDPM, SOLVERS } Solver;
 static const char *const solver_name[] = {"dpmpp", "ddim", "ddpm"};
 typedef struct Step { double x0_x, x0_eps, x_x, x_x0, x_other; } Step;
-// -log(sigma / alpha) of a level: half the log of its signal-to-noise ratio
+// log(alpha / sigma) of a level: half the log of its signal-to-noise ratio
 static double lambda(int k) { return 0.5 * log(alpha_bar(k) / (1 - alpha_bar(k))); }
-static Step solver_step(Solver solver, const int *k, int i, int S) {
-    double now = alpha_bar(k[i]), to = i + 1 < S ? alpha_bar(k[i + 1]) : 1, keep = sqrt((1 - to) / (1 - now));
+// k (S+1) from solver_levels(); k[step + 1] = -1: to clean
+static Step solver_step(Solver solver, const int *k, int step) {
+    double now = alpha_bar(k[step]), to = alpha_bar(k[step + 1]), ratio = sqrt((1 - to) / (1 - now));
     Step s = {.x0_x = 1 / sqrt(now), .x0_eps = -sqrt(1/now - 1)};
     if (solver == DDPM) {
-        double r = now / to;                            // the noise of a last step from above level 0 is 1e-10, as in the official library
-        s.x_x = sqrt(r) * (1 - to) / (1 - now), s.x_x0 = sqrt(to) * (1 - r) / (1 - now), s.x_other = k[i] > 0 ? sqrt(fmax((1 - to) / (1 - now) * (1 - r), 1e-20)) : 0;
-    } else if (solver == DDIM || i == S - 1) {          // x = sqrt(to) x0 + sqrt(1 - to) eps, with eps from x and x0
-        s.x_x = keep, s.x_x0 = sqrt(to) - keep * sqrt(now);
+        double r = now / to;                            // a last step from above level 0 has noise of deviation 1e-10, as in the official library
+        s.x_x = sqrt(r) * (1 - to) / (1 - now), s.x_x0 = sqrt(to) * (1 - r) / (1 - now), s.x_other = k[step] > 0 ? sqrt(fmax((1 - to) / (1 - now) * (1 - r), 1e-20)) : 0;
+    } else if (solver == DDIM || to == 1) {
+        s.x_x = ratio, s.x_x0 = sqrt(to) - ratio * sqrt(now);
     } else {
-        double h = lambda(k[i + 1]) - lambda(k[i]), of_x0 = -sqrt(to) * expm1(-h), back = i ? h / (2 * (lambda(k[i]) - lambda(k[i - 1]))) : 0;
-        s.x_x = keep, s.x_x0 = of_x0 * (1 + back), s.x_other = -of_x0 * back;
+        double h = lambda(k[step + 1]) - lambda(k[step]), of_x0 = -sqrt(to) * expm1(-h), back = step ? h / (2 * (lambda(k[step]) - lambda(k[step - 1]))) : 0;
+        s.x_x = ratio, s.x_x0 = of_x0 * (1 + back), s.x_other = -of_x0 * back;
     }
     return s;
 }
-// The levels k (S) at which a solver asks, evenly spaced from 999 down: for dpmpp all but the last of S + 1 that end at 0; for the others S that end a step above clean
+// The levels k (S+1) at which a solver asks, evenly spaced from 999 down, and -1, clean, behind them. dpmpp: all but the last of S + 1 that end at 0; the others: S that
+// end a step above clean
 static void solver_levels(int *k, Solver solver, int S) {
     for (int i = 0; i < S; i++) k[i] = solver == DPMPP ? (int)rint((double)(K - 1) * (S - i) / S) : (int)rint((double)K * (S - i) / S) - 1;
+    k[S] = -1;
 }
 
 // ---- the work (Sec. 4.4, App. A) ----
-// FLOPs (two for each product and sum) of a layer, and of a whole pass of NL layers, for one picture. A token costs 24 C^2, a pair of query and key 4 C.
-// One denoising sweep over all blocks, finished blocks cached: 2 L theta + 2 C L^2 + 2 C L B; one over the whole sequence at once: 2 L theta + 4 C L^2.
+// FLOPs (two for each product and sum) for one picture. Of a layer: a token costs 2 theta = 24 C^2, a pair of query and key 4 C.
+// One denoising sweep over all blocks, finished blocks cached: 2 L theta + 2 C L^2 + 2 C L block; one over the whole sequence at once: 2 L theta + 4 C L^2.
 static double flops_sweep(double C, double L, double block) { return 24*C*C * L + 2*C * L*L + 2*C * L*block; }
 static double flops_full(double C, double L) { return flops_sweep(C, L, L); }
 // Share of that work that blocks save: at most one half                                                                                      (Sec. 4.4)
 static double flops_saved(double C, double L, double block) { return (1 - block/L) / (2 + 12*C / L); }
-// The formula leaves out: the clean tokens, once (in the last layer only their keys and values); the modulation, 6C numbers a layer and 2C at the end for each of G
-// conditions (a sampler computes them once for all blocks); both ends. In training clean and noised tokens go through together: 2L - B tokens and L^2 pairs a layer.
+// What the formula leaves out, for a pass of all NL layers: the clean tokens, once (in the last layer only their keys and values); the modulations, 6C numbers a layer and
+// 2C at the end for each of G conditions (a sampler computes them once for all blocks); tokens into the network and numbers out of it.
+// In training clean and noised tokens go through together: 2L - B tokens and L^2 pairs a layer.
 static double flops_clean(double NL, double C, double L, double block) { return (NL - 1) * (24*C*C * (L - block) + 4*C * (L*L - L*block) / 2) + 4*C*C * (L - block); }
-static double flops_rest(double NL, double C, double D, double freq, double tokens_in, double tokens_out, double G) {
-    return G * (2*freq*C + 2*C*C + NL * 12*C*C + 4*C*C) + tokens_in * 2*D*C + tokens_out * 2*C*D;
-}
+static double flops_conditions(double NL, double C, double freq, double G) { return G * (2*freq*C + 2*C*C + NL * 12*C*C + 4*C*C); }
+static double flops_ends(double C, double D, double tokens_in, double tokens_out) { return 2*D*C * (tokens_in + tokens_out); }
 
 // ---- 3. network ---------------------------------------------------------------------------------------------------------------
 // A pre-norm transformer that noised tokens pass modulated by their block's level and their picture's label (adaLN-zero: shift, scale and gate before and behind each
@@ -392,19 +403,19 @@ static Tensor *forward(Net *net, Input in, bool cached) {
 
 // ---- 4. loss ------------------------------------------------------------------------------------------------------------------
 
-// coefficients of mix(), made row by row
+// coefficients of mix(): made row by row, or the same for n rows
 typedef struct Rows { double *a, *b; } Rows;
-static Rows rows_create(int N) { return (Rows){HOST(double, N), HOST(double, N)}; }
+static Rows rows_create(int n) { return (Rows){HOST(double, n), HOST(double, n)}; }
+static double *same(int n, double value) { double *a = HOST(double, n); for (int i = 0; i < n; i++) a[i] = value; return a; }
 
 static Tensor *on_device(const real *x, int B, int T, int C, const char *name) {
     return constant(to_device(x, (size_t)B * (size_t)T * (size_t)C * sizeof(real)), B, T, C, name);
 }
-// side by side for each picture: tokens first..first+n-1 of x, then all of y
-static Tensor *tokens_before(Tensor *x, int first, int n, Tensor *y) {
+// side by side for each picture: the first n tokens of x, then all of y
+static Tensor *beside(Tensor *x, int n, Tensor *y) {
     int B = y->B, T = y->T, D = y->C;
     if (!n) return y;
-    Tensor *both = CONCAT(columns_of(reshape(x, B, 1, x->T * D), first * D, n * D), reshape(y, B, 1, T * D));
-    return reshape(both, B, n + T, D);
+    return reshape(CONCAT(columns_of(reshape(x, B, 1, x->T * D), 0, n * D), reshape(y, B, 1, T * D)), B, n + T, D);
 }
 
 // What each block sees: the clean blocks before it, noised ones (the ablation), or, to find out what a context is worth, none
@@ -421,53 +432,54 @@ static Loss acdit_loss(Net *net, Tensor *x, Tensor *context_x, Tensor *noise, co
     Loss l = {.x_k = mix(x, r.a, noise, r.b, NULL, NULL)};
 
     int *position = HOST(int, S), *group = HOST(int, B*S), *group_label = HOST(int, B*N);
-    double *level = HOST(double, B*N), *weight = HOST(double, B*T);
+    double *level = HOST(double, B*N);
     Span *span = HOST(Span, S);
     for (int i = 0; i < S; i++) {
         position[i] = order[i < clean ? i : i - clean];
-        span[i] = context == NOISED ? attends_noised(i, block) : attends(i, clean, block);
+        span[i] = context == CLEAN ? attends(i, clean, block) : context == NOISED ? attends_noised(i, block) : attends_alone(i, block);
         for (int b = 0; b < B; b++) group[b*S + i] = i < clean ? -1 : b*N + (i - clean) / block;
-        if (context == NONE) span[i].hi[0] = 0;
     }
     for (int i = 0; i < B*N; i++) level[i] = k[i], group_label[i] = label[i / N];
-    for (int i = 0; i < B*T; i++) weight[i] = 1;
-    Tensor *shown = tokens_before(context_x, 0, clean, l.x_k);
+    Tensor *shown = beside(context_x, clean, l.x_k);
     shown->kind = CONSTANT;                             // nobody asks for its gradient
     l.prediction = forward(net, (Input){.x = shown, .clean = clean, .noised = T, .G = B*N, .position = position, .group = group, .label = group_label, .level = level, .span = span}, false);
-    l.loss = square_error(l.prediction, noise, weight, 1 / ((double)B * T * x->C), 1, &l.error);
+    l.loss = square_error(l.prediction, noise, same(B*T, 1), 1 / ((double)B * T * x->C), 1, &l.error);
     return l;
 }
 
 // ---- 5. sampling --------------------------------------------------------------------------------------------------------------
 // For block i: start from noise, S steps of a solver, each asking the network about the block (once more without its label, for guidance) while it looks at the keys
 // and values of the finished blocks. These depend on neither level nor label, so both halves share ONE cache. The first step of block i also takes block i-1, now
-// clean, through the network, and stores it. In a video that goes on beyond the training length the cache is a ring: the oldest block makes room. (What deeper layers
-// keep of the others still carries what it said, so this is more than a network that sees the window alone.)
+// clean, through the network, and stores it. In a video that goes on beyond the training length the cache is a ring: the oldest block makes room. (A block that has left
+// still acts through the keys of later blocks, which saw it; so this is more than a network that sees the window alone.)
 
+enum { MOST_STEPS = 64 };
 typedef struct Sampler {
     Net *net;
     int B, N, block, window;    // pictures; blocks to make; tokens of a block; blocks that the cache holds
     Solver solver;
-    int steps[64];              // of block 0, 1, ..., 63 and all later ones
+    int steps[MOST_STEPS];      // of block 0, 1, ...; the last number holds for all later ones
     double guidance;            // > 1: two halves
-    bool recompute;             // without using the cache: all clean blocks again in every step
+    bool recompute;             // nothing is kept: all finished blocks go through the network in every step
     Context context;
     const int *label, *order;   // (B), position of every token (N*block)
-    real *x, *x0;               // (B, N*block, D): finished blocks, the one in the making, and noise; (B,block,D): the last prediction of x0, or fresh noise
-    int modulated;              // the number of steps whose modulations stand in the table of the network, which serves one sampler at a time; 0: none yet
-    uint64_t seed, number;      // of everything that is drawn; of the first picture: what is drawn for one does not depend on those beside it
+    real *x;                    // (B, N*block, D): finished blocks, the one in the making, and noise
+    real *x0;                   // (B, block, D): the last prediction of x0
     long passes;
+    int modulated;              // the number of steps whose modulations stand in the table of the network, which serves one sampler at a time; 0: none yet
+    uint64_t seed;              // of everything that is drawn
+    uint64_t number;            // of the first picture: what is drawn for one does not depend on those beside it
     // called after every step of the solver, or NULL: x (B,block,D) as it was before, and what the network said of it
     void (*watch)(struct Sampler *s, int i, int step, Tensor *x, Tensor *eps_label, Tensor *eps_null);
 } Sampler;
 static int halves(const Sampler *s) { return s->guidance > 1 ? 2 : 1; }
-static int steps_of(const Sampler *s, int i) { return s->steps[i < 64 ? i : 63]; }
-// slots of the cache: the window, and the blocks in the making
-static int cache_slots(const Sampler *s) { return (s->window + halves(s)) * s->block; }
+static int steps_of(const int *steps, int i) { return steps[i < MOST_STEPS ? i : MOST_STEPS - 1]; }
+// slots of the cache: the window, and the block in the making, twice with guidance
+static int cache_slots(int window, int block, double guidance) { return (window + (guidance > 1 ? 2 : 1)) * block; }
 
 static size_t token_size(const Sampler *s) { return (size_t)s->net->c.D * sizeof(real); }
-// block i of every picture: host memory (B,block,D), until the next begin_step()
-static real *block_of(const Sampler *s, int i, int n) {
+// blocks i..i+n-1 of every picture: host memory (B,n*block,D), until the next begin_step()
+static real *blocks_of(const Sampler *s, int i, int n) {
     size_t one = (size_t)n * (size_t)s->block * token_size(s), all = (size_t)s->N * (size_t)s->block * token_size(s);
     char *out = host_take((size_t)s->B * one);
     for (int b = 0; b < s->B; b++) memcpy(out + (size_t)b * one, (char *)s->x + (size_t)b * all + (size_t)(i * s->block) * token_size(s), one);
@@ -484,51 +496,55 @@ static void normals(real *x, size_t n, Rng r) { for (size_t i = 0; i < n; i++) x
 // as clean tokens, or, in the ablation, as blocks at level 0 with their picture's label: the nearest to clean that training has shown.
 // step: of those whose modulations are in the table; -1: they are computed.
 static Tensor *predict_block(Sampler *s, int i, Tensor *x, int k, int from, int step) {
-    int B = s->B, block = s->block, H = halves(s), context = (i - from) * block, T = context + H * block, scratch = s->window * block;
+    int B = s->B, block = s->block, H = halves(s), stored = (i - from) * block, T = stored + H * block, scratch = s->window * block;
     bool noised = s->context == NOISED;
     int *position = HOST(int, T), *group = HOST(int, B*T), G = H*B + (noised ? B : 0), *label = HOST(int, G);
     double *level = HOST(double, G);
     Span *span = HOST(Span, T);
     int seen = (i < s->window ? i : s->window) * block;
     for (int t = 0; t < T; t++) {
-        position[t] = s->order[t < context ? from * block + t : i * block + (t - context) % block];
-        span[t] = attends_cached(t, context, from * block, seen, scratch, block);
-        for (int b = 0; b < B; b++) group[b*T + t] = t >= context ? (t - context) / block * B + b : noised ? H*B + b : -1;
+        position[t] = s->order[t < stored ? from * block + t : i * block + (t - stored) % block];
+        span[t] = attends_cached(t, stored, from * block, seen, scratch, block);
+        for (int b = 0; b < B; b++) group[b*T + t] = t >= stored ? (t - stored) / block * B + b : noised ? H*B + b : -1;
     }
     for (int g = 0; g < G; g++) level[g] = g < H*B ? k : 0, label[g] = g / B == 1 && H == 2 ? s->net->c.classes : s->label[g % B];
-    Tensor *shown = H == 2 ? tokens_before(x, 0, block, x) : x;
-    if (context) shown = tokens_before(on_device(block_of(s, from, i - from), B, context, s->net->c.D, "context"), 0, context, shown);
+    Tensor *shown = H == 2 ? beside(x, block, x) : x;
+    if (stored) shown = beside(on_device(blocks_of(s, from, i - from), B, stored, s->net->c.D, "finished"), stored, shown);
     s->passes++;
-    return forward(s->net, (Input){.x = shown, .clean = context, .noised = H * block, .G = G, .known = step >= 0, .mods_from = step * G, .clean_at = s->window ? from % s->window * block : 0, .noised_at = scratch,
+    return forward(s->net, (Input){.x = shown, .clean = stored, .noised = H * block, .G = G, .known = step >= 0, .mods_from = step * G, .clean_at = s->window ? from % s->window * block : 0, .noised_at = scratch,
                                    .position = position, .group = group, .label = label, .level = level, .span = span}, true);
 }
 
 // x one step further, with the network's eps; *x0: the picture that they point at
 static Tensor *take_step(Tensor *x, Tensor *eps, Tensor *other, Step c, Tensor **x0) {
-    int N = rows(x);
-    double *of[5];
-    for (int j = 0; j < 5; j++) { of[j] = HOST(double, N); for (int n = 0; n < N; n++) of[j][n] = (double[]){c.x0_x, c.x0_eps, c.x_x, c.x_x0, c.x_other}[j]; }
-    *x0 = mix(x, of[0], eps, of[1], NULL, NULL);
-    return mix(x, of[2], *x0, of[3], other, of[4]);
+    int n = rows(x);
+    *x0 = mix(x, same(n, c.x0_x), eps, same(n, c.x0_eps), NULL, NULL);
+    return mix(x, same(n, c.x_x), *x0, same(n, c.x_x0), other, same(n, c.x_other));
 }
-// One step of block i: x from level k[step] to k[step + 1], of S levels
-static void sample_step(Sampler *s, int i, int step, const int *k, int S) {
+// eps of the network, (B, 2*block, D), taken apart and put together by guidance
+static Tensor *guided(Tensor *eps, Tensor **eps_label, Tensor **eps_null, double w) {
+    int B = eps->B, block = eps->T / 2, D = eps->C;
+    double of_label, of_null;
+    guidance(&of_label, &of_null, w);
+    Tensor *both = reshape(eps, B, 1, 2*block*D);
+    *eps_label = reshape(columns_of(both, 0, block*D), B, block, D), *eps_null = reshape(columns_of(both, block*D, block*D), B, block, D);
+    return mix(*eps_label, same(B*block, of_label), *eps_null, same(B*block, of_null), NULL, NULL);
+}
+// One step of block i: x from level k[step] to k[step + 1]
+static void sample_step(Sampler *s, int i, int step, const int *k) {
     begin_step();
-    int B = s->B, block = s->block, D = s->net->c.D, N = B * block, from = s->recompute ? 0 : step == 0 && i > 0 ? i - 1 : i;
-    size_t bytes = (size_t)N * token_size(s);
-    Tensor *x = on_device(block_of(s, i, 1), B, block, D, "x"), *eps = predict_block(s, i, x, k[step], from, s->modulated ? step : -1), *eps_null = NULL, *eps_label = eps;
-    if (halves(s) == 2) {
-        Rows w = rows_create(N);
-        for (int n = 0; n < N; n++) guidance(&w.a[n], &w.b[n], s->guidance);
-        Tensor *both = reshape(eps, B, 1, 2*block*D);
-        eps_label = reshape(columns_of(both, 0, block*D), B, block, D), eps_null = reshape(columns_of(both, block*D, block*D), B, block, D);
-        eps = mix(eps_label, w.a, eps_null, w.b, NULL, NULL);
-    }
-    Step c = solver_step(s->solver, k, step, S);
-    Tensor *x0, *other = NULL;
+    int B = s->B, block = s->block, D = s->net->c.D, from = s->recompute ? 0 : step == 0 && i > 0 ? i - 1 : i;
+    size_t bytes = (size_t)(B * block) * token_size(s);
+    Tensor *x = on_device(blocks_of(s, i, 1), B, block, D, "x"), *eps = predict_block(s, i, x, k[step], from, s->modulated ? step : -1), *eps_null = NULL, *eps_label = eps, *x0, *other = NULL;
+    if (halves(s) == 2) eps = guided(eps, &eps_label, &eps_null, s->guidance);
+    Step c = solver_step(s->solver, k, step);
     if (c.x_other != 0 || dry) {
-        if (s->solver == DDPM) for (int b = 0; b < B; b++) normals(s->x0 + b * block*D, (size_t)(block*D), rng(s->seed, RNG_STEP, (s->number + (uint64_t)b) << 36 | (uint64_t)i << 10 | (uint64_t)step));
-        other = on_device(s->x0, B, block, D, "other");
+        real *z = s->x0;
+        if (s->solver == DDPM) {                        // a stream for each picture, block and step: 20, 26 and 10 bits of its number
+            z = host_take(bytes);
+            for (int b = 0; b < B; b++) normals(z + b * block*D, (size_t)(block*D), rng(s->seed, RNG_STEP, (s->number + (uint64_t)b) << 36 | (uint64_t)i << 10 | (uint64_t)step));
+        }
+        other = on_device(z, B, block, D, "other");
     }
     Tensor *next = take_step(x, eps, other, c, &x0);
     real *values = host_take(bytes);
@@ -556,13 +572,13 @@ static void modulate(Sampler *s, const int *k, int S) {
 }
 // Block i, from the noise that stands in its place
 static void sample_block(Sampler *s, int i) {
-    int S = steps_of(s, i), *k = NEW(int, S);
+    int S = steps_of(s->steps, i), *k = NEW(int, S + 1);
     solver_levels(k, s->solver, S);
     if (s->modulated != S) {
         s->modulated = 0;
         if (S * halves(s) * s->B <= s->net->mods_rows && s->context != NOISED) modulate(s, k, S);
     }
-    for (int step = 0; step < S; step++) sample_step(s, i, step, k, S);
+    for (int step = 0; step < S; step++) sample_step(s, i, step, k);
     free(k);
 }
 
@@ -697,7 +713,7 @@ static void coded_rope_angles(double *angle, int *pair, const int *m, Axes a, in
             angle[at + i] = angle[at + half + i] = m[j] * (half > 1 ? pow(coded_rope_base(a.length[j]), -(double)i / (half - 1)) : 1);
 }
 // The levels of the other solvers as its library spaces them by default: (S-1) K/S, ..., K/S, 0
-static void coded_levels(int *k, int S) { for (int i = 0; i < S; i++) k[i] = (S - 1 - i) * (K/S); }
+static void coded_levels(int *k, int S) { for (int i = 0; i < S; i++) k[i] = (S - 1 - i) * (K/S); k[S] = -1; }
 
 #include "tests/check_acdit.h"  // brings: run_check(), the glue between golden files and the functions above
 
@@ -774,7 +790,7 @@ static void print_training_cost(void) {
         flops_counted = 0, pairs_counted = 0;
         draw_loss(i, 1);
         double counted = flops_counted / opt.batch, pairs = (double)pairs_counted / opt.batch, last = y.T * (y.T + block) / 2.0, noised = NL * flops_sweep(C, y.T, block);
-        double cleans = clean ? flops_clean(NL, C, y.T, block) : 0, rest = flops_rest(NL, C, y.D, 256, (clean ? 2 - 1/N : 1) * y.T, y.T, N);
+        double cleans = clean ? flops_clean(NL, C, y.T, block) : 0, rest = flops_conditions(NL, C, training.net.c.freq, N) + flops_ends(C, y.D, (clean ? 2 - 1/N : 1) * y.T, y.T);
         printf("%6d %12.0f %12.0f %12.6f %12.6f %12.6f %12.6f\n", training.N[i], NL > 1 ? (pairs - last) / (NL - 1) : pairs, (double)y.T * y.T, counted * 1e-9, noised * 1e-9,
                cleans * 1e-9, rest * 1e-9);
         printf("cost: blocks=%d counted=%.0f formula=%.0f\n", training.N[i], counted, noised + cleans + rest);

@@ -102,7 +102,7 @@ static int run_classify(int files, char **file) {
 // ---- making pictures ------------------------------------------------------------------------------------------------------------
 
 // How pictures are cut when they are made: `y` may have more frames than training had. window: finished blocks that a block sees
-typedef struct Plan { Layout y; int N, block, window, *order, steps[64]; double guidance; Solver solver; Context context; } Plan;
+typedef struct Plan { Layout y; int N, block, window, *order, steps[MOST_STEPS]; double guidance; Solver solver; Context context; } Plan;
 static struct {
     Net net;
     SafeTensors checkpoint;
@@ -116,7 +116,7 @@ static struct {
 static Plan plan_create(void) {
     Plan p = {.solver = (Solver)CHOICE("solver", opt.solver, solver_name), .context = context(), .guidance = opt.guidance};
     Layout y = layout();
-    int trained[MOST_N], n = trained_blocks(trained), N = opt.sample_blocks ? opt.sample_blocks : trained[n - 1], steps[64];
+    int trained[MOST_N], n = trained_blocks(trained), N = opt.sample_blocks ? opt.sample_blocks : trained[n - 1], steps[MOST_STEPS];
     const char *why = blocks_error(y, N, !is_video());
     if (why) die("--sample-blocks %d: of %d x %d x %d patches, %d blocks %s", N, y.frames, y.side, y.side, N, why);
     bool known = false;
@@ -138,9 +138,9 @@ static Plan plan_create(void) {
         p.guidance = 1;
     }
     if (p.guidance > 1 && opt.drop == 0) fprintf(stderr, "acdit: --guidance %g: trained without --label-drop, the network does not know pictures without a label\n", p.guidance);
-    int listed = *opt.steps_per_block ? parse_list("steps-per-block", opt.steps_per_block, steps, 64, 1) : 0;
+    int listed = *opt.steps_per_block ? parse_list("steps-per-block", opt.steps_per_block, steps, MOST_STEPS, 1) : 0;
     if (listed && given("sampling-steps")) die("--sampling-steps and --steps-per-block exclude each other");
-    for (int i = 0; i < 64; i++) {
+    for (int i = 0; i < MOST_STEPS; i++) {
         p.steps[i] = listed ? steps[i < listed ? i : listed - 1] : opt.sampling_steps;
         if (p.steps[i] > K - (p.solver == DPMPP)) die("--%s %d: %s takes at most %d steps", listed ? "steps-per-block" : "sampling-steps", p.steps[i], opt.solver, K - (p.solver == DPMPP));
     }
@@ -165,17 +165,16 @@ static void open_run(void) {
 }
 // The network of the checkpoint, dry or for real, with room for B pictures in its cache
 static void load_network(int B) {
-    Sampler s = {.window = run.plan.window, .block = run.plan.block, .guidance = run.plan.guidance};
-    int most = 0;
-    for (int i = 0; i < 64; i++) if (run.plan.steps[i] > most) most = run.plan.steps[i];
-    run.net = net_create(net_config(run.plan.y.frames > clip_frames() ? run.plan.y.frames : clip_frames()), false, 0, B, cache_slots(&s), most * halves(&s) * B);
+    int most = 0, H = run.plan.guidance > 1 ? 2 : 1;
+    for (int i = 0; i < MOST_STEPS; i++) if (run.plan.steps[i] > most) most = run.plan.steps[i];
+    run.net = net_create(net_config(run.plan.y.frames > clip_frames() ? run.plan.y.frames : clip_frames()), false, 0, B, cache_slots(run.plan.window, run.plan.block, run.plan.guidance), most * H * B);
     checkpoint_read(&run.checkpoint, checkpoint_path().text, &run.net.ps, "ema.", run.net.ps.data);
 }
 // In a dry run: the largest step of the sampler
 static void rehearse(int B) {
-    int *label = NEW(int, B), k[2] = {K - 1, K / 2}, last = opt.recompute ? run.plan.N - 1 : run.plan.N > 1;
+    int *label = NEW(int, B), k[2] = {K - 1, K / 2}, largest = opt.recompute ? run.plan.N - 1 : run.plan.N > 1;
     Sampler s = sampler_of(&run.plan, B, label, 0);
-    sample_step(&s, last, 0, k, 2);
+    sample_step(&s, largest, 0, k);
     sampler_free(&s), free(label);
 }
 
@@ -209,7 +208,7 @@ static void way_create(int n) {
     Layout y = run.plan.y;
     int edge = y.side * y.patch, zoom = zoom_of(edge), cell = edge * zoom + 1;
     way.rows = n < STRIP_ROWS ? n : STRIP_ROWS;
-    for (int i = 0; i < run.plan.N; i++) way.total += run.plan.steps[i < 64 ? i : 63];
+    for (int i = 0; i < run.plan.N; i++) way.total += steps_of(run.plan.steps, i);
     way.strip = picture_create(STRIP_COLUMNS * cell + 1, way.rows * cell + 1, 0xffffff);
     way.picture = NEW(real, numbers_of(y)), way.tokens = NEW(real, y.side * y.side * y.D);
     if (*opt.frames) make_directory(opt.frames);
@@ -224,7 +223,7 @@ static void along_the_way(Sampler *s, int i, int step, Tensor *x, Tensor *eps_la
     way.done++;
     bool wanted = way.done == 1 || way.done * (STRIP_COLUMNS - 1) >= (way.column + 1) * way.total;
     if (wanted && way.done > 1) way.column++;
-    bool moves = *opt.animate && (way.done % ((way.total + 49) / 50) == 0 || step == steps_of(s, i) - 1);       // about 50 frames
+    bool moves = *opt.animate && (way.done % ((way.total + 49) / 50) == 0 || step == steps_of(s->steps, i) - 1);       // about 50 frames
     if (!wanted && !*opt.frames && !moves && !opt.watch) return;
     int small = moves ? 1 : zoom, first = frame * y.side * y.side, begun = (i + 1) * s->block - first;       // tokens of this frame that are not begun yet stay grey
     Picture all = *opt.frames || moves ? picture_create(way.rows * (edge * small + 1) + 1, edge * small + 2, 0xffffff) : (Picture){0};
@@ -234,7 +233,7 @@ static void along_the_way(Sampler *s, int i, int step, Tensor *x, Tensor *eps_la
         frame_from_tokens(way.picture, way.tokens, y, s->order + first);
         if (wanted && way.column < STRIP_COLUMNS) draw_frame(&way.strip, way.column * cell + 1, b * cell + 1, way.picture, y, frame, zoom);
         if (all.rgb) draw_frame(&all, b * (edge * small + 1) + 1, 1, way.picture, y, frame, small);
-        if (!opt.watch || b || (!isatty(STDOUT_FILENO) && step < steps_of(s, i) - 1)) continue;
+        if (!opt.watch || b || (!isatty(STDOUT_FILENO) && step < steps_of(s->steps, i) - 1)) continue;
         char above[64];
         snprintf(above, sizeof above, "block %d, step %d", i, step + 1);
         print_frame(way.picture, y, frame, above, way.done > 1);
@@ -322,8 +321,8 @@ static void print_sampling_cost(void) {
     const Plan *p = &run.plan;
     double C = opt.width, NL = opt.layers, L = p->y.T, H = p->guidance > 1 ? 2 : 1, steps = p->steps[0], rest, clean;
     bool same = true;
-    for (int i = 0; i < p->N; i++) same = same && p->steps[i < 64 ? i : 63] == steps;
-    rest = flops_rest(NL, C, p->y.D, 256, 0, 0, steps * H) + p->N * steps * flops_rest(NL, C, p->y.D, 256, H * p->block, H * p->block, 0) + flops_rest(NL, C, p->y.D, 256, (p->N - 1) * p->block, 0, 0);
+    for (int i = 0; i < p->N; i++) same = same && steps_of(p->steps, i) == steps;
+    rest = flops_conditions(NL, C, run.net.c.freq, steps * H) + flops_ends(C, p->y.D, steps * H * L + L - p->block, steps * H * L);
     clean = flops_clean(NL, C, L, p->block);
     double counted = run.flops / run.made, noised = H * steps * NL * flops_sweep(C, L, p->block);
     printf("work for one picture of %.0f tokens in %d blocks, GFLOP: counted %.4f", L, p->N, counted * 1e-9);

@@ -283,7 +283,7 @@ static void check_sample(Golden *g) {
     int N, *order = NULL;
     if (!need_whole(g, "batch", 1, 1e4) || !need_whole(g, "steps", 1, 1000) || !need_whole(g, "eps_steps_kept", 0, 1000) || !need_number(g, "cfg", 0, 1000)
         || !need_value(g, "solver", "dpmsolver++ order 2 midpoint, linspace, final sigma 0") || !read_layout(g, &y, &N, &order)) return;
-    int B = (int)meta(g, "batch"), block = y.T / N, S = (int)meta(g, "steps"), D = y.D, *label = NULL, *levels = NULL, *k = NEW(int, S);
+    int B = (int)meta(g, "batch"), block = y.T / N, S = (int)meta(g, "steps"), D = y.D, *label = NULL, *levels = NULL, *k = NEW(int, S + 1);
     real *noise = NULL;
     double *out = NEW(double, B * block * D);
     Net net = {0};
@@ -300,13 +300,13 @@ static void check_sample(Golden *g) {
         s.guidance = meta(g, "cfg"), s.label = label, s.order = order, s.watch = watch_sampled, s.steps[0] = S;
         for (int i = 1; i < 64; i++) s.steps[i] = S;
         memcpy(s.x, noise, (size_t)(B * y.T * D) * sizeof(real));
-        net = net_create(c, false, 1, B, cache_slots(&s), S * halves(&s) * B);
+        net = net_create(c, false, 1, B, cache_slots(N - 1, block, s.guidance), S * halves(&s) * B);
         if (!read_weights(g, &net.ps)) { if (!pass) end_dry_run(false); sampler_free(&s); goto done; }
         for (int i = 0; i < N; i++) sample_block(&s, i);
         for (int i = 0; pass && i < N; i++) {
             char name[32];
             begin_step();
-            const real *x = block_of(&s, i, 1);
+            const real *x = blocks_of(&s, i, 1);
             for (int j = 0; j < B * block * D; j++) out[j] = (double)x[j];
             snprintf(name, sizeof name, "out.block_%d", i), compare(g, name, out, SHAPE(B, block, D));
         }
@@ -324,7 +324,7 @@ static void check_solver(Golden *g) {
     const StTensor *x_in = st_find(g->st, "in.x");
     if (kind < 0 || !need_whole(g, "steps", 1, 1000) || !need_number(g, "a", -1e6, 1e6) || !need_number(g, "b", -1e6, 1e6) || !need_number(g, "tol", 0, 1)
         || !need_value(g, "train_steps", "1000") || !need_value(g, "beta_schedule", "linear")) return;
-    int S = (int)meta(g, "steps"), dims = x_in ? x_in->dims : 0, *levels = NULL, *k = NEW(int, S), n = 1;
+    int S = (int)meta(g, "steps"), dims = x_in ? x_in->dims : 0, *levels = NULL, *k = NEW(int, S + 1), n = 1;
     bool leading = !strcmp(meta_text(g, "spacing"), "leading");
     real *x = NULL, *z = NULL, *values = NULL;
     double *eps = NULL, *traj = NULL, *sigma = NULL;
@@ -344,7 +344,7 @@ static void check_solver(Golden *g) {
         for (int pass = 0; pass < 2; pass++) {
             if (!pass) begin_dry_run(); else end_dry_run(false);
             begin_step();
-            Step c = solver_step(kind, k, step, S);
+            Step c = solver_step(kind, k, step);
             Tensor *x0, *next, *other = kind == DDPM ? on_device(z + at, 1, 1, n, "z") : kind == DPMPP && step ? on_device(x0_before, 1, 1, n, "x0") : NULL;
             next = take_step(on_device(x, 1, 1, n, "x"), on_device(values, 1, 1, n, "eps"), other, c, &x0);
             if (!pass) continue;

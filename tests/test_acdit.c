@@ -125,11 +125,11 @@ static void test_draws(void) {
 // Solvers on numbers whose law is N(m, v): what a perfect network would say is known, and so is where the flow ends: at x (v alone shrinks) for level 999 = pure noise
 static double ideal_eps(double x, int k, double m, double v) { double a = alpha_bar(k), s = a*v + 1 - a; return sqrt(1 - a) * (x - sqrt(a) * m) / s; }
 static double solve(Solver solver, int S, double x, double m, double v, Rng *r) {
-    int *k = NEW(int, S);
+    int *k = NEW(int, S + 1);
     double before = 0;
     solver_levels(k, solver, S);
     for (int i = 0; i < S; i++) {
-        Step c = solver_step(solver, k, i, S);
+        Step c = solver_step(solver, k, i);
         double x0 = c.x0_x * x + c.x0_eps * ideal_eps(x, k[i], m, v), other = solver == DDPM ? normal(r) : before;
         x = c.x_x * x + c.x_x0 * x0 + c.x_other * other, before = x0;
     }
@@ -154,7 +154,7 @@ static void test_solvers(void) {
     for (int i = 0; i < DRAWS; i++) { double x = solve(DDPM, 250, normal(&r), m, v, &r); mean += x / DRAWS, square += x*x / DRAWS; }
     CHECK(fabs(mean - m) <= 5 * sqrt(v / DRAWS), "ddpm: mean %g", mean);
     CHECK(fabs(square - mean*mean - v) <= 5 * v * sqrt(2.0 / DRAWS) + 0.01*v, "ddpm: variance %g", square - mean*mean);
-    int k[1000];
+    int k[K + 1];
     solver_levels(k, DPMPP, 25);
     static const int published[25] = {999, 959, 919, 879, 839, 799, 759, 719, 679, 639, 599, 559, 519, 480, 440, 400, 360, 320, 280, 240, 200, 160, 120, 80, 40};
     CHECK(!memcmp(k, published, sizeof published), "the paper's 25 levels");
@@ -162,7 +162,7 @@ static void test_solvers(void) {
         solver_levels(k, solver, S);
         bool falls = k[0] == K - 1;
         for (int i = 1; i < S; i++) falls = falls && k[i] < k[i - 1] && k[i] >= 0 && fabs(k[i - 1] - k[i] - (double)K / S) <= 1;
-        Step last = solver_step(solver, k, S - 1, S);
+        Step last = solver_step(solver, k, S - 1);
         CHECK(falls && k[S - 1] <= (double)K / S + 1 && last.x_x == 0 && last.x_x0 == 1, "%s: %d steps do not fall evenly to a clean picture", solver_name[solver], S);
     }
 }
@@ -273,7 +273,7 @@ static void test_nothing_missing(void) {
         double *weight = HOST(double, a.B * a.T);
         for (int i = 0; i < a.B * a.T; i++) noising(&r.a[i], &r.b[i], a.k[i / (a.T / N)]), weight[i] = 1;
         Tensor *x = on_device(a.x, a.B, a.T, a.D, "x"), *noise = on_device(a.noise, a.B, a.T, a.D, "noise"), *error;
-        Tensor *p = plain_forward(&net, tokens_before(x, 0, clean, mix(x, r.a, noise, r.b, NULL, NULL)), clean, a.order, a.k, a.label, N);
+        Tensor *p = plain_forward(&net, beside(x, clean, mix(x, r.a, noise, r.b, NULL, NULL)), clean, a.order, a.k, a.label, N);
         backward(square_error(p, noise, weight, 1 / (double)n, 1, &error), PARAMS);
         real *plain = to_host(p->data, n), *plain_grad = to_host(net.ps.grad, net.ps.size);
         close_to("predictions", prediction, plain, n, TIGHT);
@@ -342,7 +342,7 @@ static void test_cached(void) {
         for (int recompute = 0; recompute < 2; recompute++) {
             Sampler s = make_sampler(&net, &a, N, N - 1, guided ? 2.5 : 1);
             s.solver = (Solver)solver, s.recompute = recompute, s.context = (Context)context;
-            net.slots = cache_slots(&s);
+            net.slots = cache_slots(s.window, s.block, s.guidance);
             for (int i = 0; i < N; i++) sample_block(&s, i);
             CHECK(s.passes == 5 + 3*(N - 1), "%ld passes", s.passes);
             x[recompute] = memcpy(NEW(real, n), s.x, n * sizeof(real));
@@ -358,7 +358,7 @@ static void test_shared_cache(void) {
     tape.off = true;
     Net net = make_net(small(false, 2), 2, 200, 16, false);
     Case a = make_case(net.c, 2, 4, true), none = a;
-    int nobody[2] = {net.c.classes, net.c.classes}, k[3];
+    int nobody[2] = {net.c.classes, net.c.classes}, k[4];
     none.label = nobody;
     solver_levels(k, DPMPP, 3);
     size_t one = (size_t)(a.B * 4 * a.D);
@@ -366,10 +366,10 @@ static void test_shared_cache(void) {
     for (int which = 0; which < 3; which++) {           // both, with the label, without
         Sampler s = make_sampler(&net, which == 2 ? &none : &a, 4, 3, which ? 1 : 2);
         memcpy(s.x, clean, (size_t)(a.B * a.T * a.D) * sizeof(real));
-        net.slots = cache_slots(&s);
+        net.slots = cache_slots(s.window, s.block, s.guidance);
         for (int i = 0; i < 4; i++) {
             begin_step();
-            Tensor *eps = predict_block(&s, i, on_device(block_of(&s, i, 1), a.B, 4, a.D, "x"), k[1], i ? i - 1 : i, -1);
+            Tensor *eps = predict_block(&s, i, on_device(blocks_of(&s, i, 1), a.B, 4, a.D, "x"), k[1], i ? i - 1 : i, -1);
             free(said[which]), said[which] = to_host(eps->data, one * (which ? 1 : 2));
         }
         sampler_free(&s);
@@ -394,14 +394,14 @@ static void test_as_trained(void) {
             if (context == NOISED) memset(a.noise, 0, all * sizeof(real));
             real *trained = to_host(case_loss(&net, &a, NULL, (Context)context).prediction->data, all), *x_k = to_host(case_loss(&net, &a, NULL, (Context)context).x_k->data, all);
             Sampler s = make_sampler(&net, &a, 3, 2, 1);
-            s.context = (Context)context, net.slots = cache_slots(&s);
+            s.context = (Context)context, net.slots = cache_slots(s.window, s.block, s.guidance);
             // the ablation reads finished blocks as blocks at level 0, whose signal is scaled by sqrt(alpha_bar)
             memcpy(s.x, context == NOISED ? x_k : a.x, all * sizeof(real));
             for (int b = 0; b < a.B; b++) memcpy(s.x + (b*a.T + i*4) * a.D, x_k + (b*a.T + i*4) * a.D, (size_t)(4 * a.D) * sizeof(real));
             real *said = NULL;
             for (int j = 0; j <= i; j++) {
                 begin_step();
-                Tensor *eps = predict_block(&s, j, on_device(block_of(&s, j, 1), a.B, 4, a.D, "x"), j == i ? 321 : 0, j ? j - 1 : j, -1);
+                Tensor *eps = predict_block(&s, j, on_device(blocks_of(&s, j, 1), a.B, 4, a.D, "x"), j == i ? 321 : 0, j ? j - 1 : j, -1);
                 free(said), said = to_host(eps->data, one);
             }
             for (int b = 0; b < a.B; b++) close_to("as trained", said + b * 4 * a.D, trained + (b*a.T + i*4) * a.D, (size_t)(4 * a.D), TIGHT);
@@ -429,9 +429,9 @@ static void test_ring(void) {
         s.label = a.label, s.order = order, s.guidance = 2;
         memcpy(s.x, video, 2 * frames * sizeof(real));
         for (int i = 0; i < N; i++) {
-            net.slots = cache_slots(&s);
+            net.slots = cache_slots(s.window, s.block, s.guidance);
             begin_step();
-            real *said = to_host(predict_block(&s, i, on_device(block_of(&s, i, 1), 2, block, a.D, "x"), 444, i ? i - 1 : i, -1)->data, 4 * one);
+            real *said = to_host(predict_block(&s, i, on_device(blocks_of(&s, i, 1), 2, block, a.D, "x"), 444, i ? i - 1 : i, -1)->data, 4 * one);
             int from = i < WINDOW * parts ? 0 : i - WINDOW * parts, n = i - from + 1;
             if (parts == 2 && from % 2) { free(said); continue; }      // a short video begins with a whole frame
             Sampler q = sampler_create(&net, 2, n, block, n > 1 ? n - 1 : 1, 5, 0, a.D);
@@ -439,9 +439,9 @@ static void test_ring(void) {
             for (int b = 0; b < 2; b++) memcpy(q.x + (size_t)b * (size_t)n * one, video + (size_t)b * frames + (size_t)from * one, (size_t)n * one * sizeof(real));
             real *cache = net.cache;
             Net other = net;                            // its own cache, in the second half of the slots
-            other.cache = cache + (size_t)(2 * 100 * 2 * c.C), other.slots = cache_slots(&q), q.net = &other;
+            other.cache = cache + (size_t)(2 * 100 * 2 * c.C), other.slots = cache_slots(q.window, q.block, q.guidance), q.net = &other;
             begin_step();
-            real *fresh = to_host(predict_block(&q, n - 1, on_device(block_of(&q, n - 1, 1), 2, block, a.D, "x"), 444, 0, -1)->data, 4 * one);
+            real *fresh = to_host(predict_block(&q, n - 1, on_device(blocks_of(&q, n - 1, 1), 2, block, a.D, "x"), 444, 0, -1)->data, 4 * one);
             close_to("far along", said, fresh, 4 * one, REAL_IS_DOUBLE ? 1e-10 : 1e-4);
             free(said), free(fresh), sampler_free(&q);
         }
@@ -463,7 +463,7 @@ static void test_beside(void) {
             Sampler s = make_sampler(&net, &b, 4, 3, 2);
             s.solver = (Solver)solver;
             if (alone) { s.number = 2, normals(s.x, one, rng(5, RNG_SAMPLE, 2)); }
-            net.slots = cache_slots(&s);
+            net.slots = cache_slots(s.window, s.block, s.guidance);
             for (int i = 0; i < 4; i++) sample_block(&s, i);
             if (!alone) together = memcpy(NEW(real, one), s.x + 2*one, one * sizeof(real)); else close_to("alone", s.x, together, one, REAL_IS_DOUBLE ? 1e-9 : 2e-3);
             sampler_free(&s);
@@ -484,17 +484,17 @@ static void test_cost(void) {
         int block = a.T / N;
         flops_counted = 0, pairs_counted = 0;
         case_loss(&net, &a, NULL, CLEAN);
-        double want = NL * flops_sweep(c.C, a.T, block) + flops_clean(NL, c.C, a.T, block) + flops_rest(NL, c.C, c.D, c.freq, 2*a.T - block, a.T, N);
+        double want = NL * flops_sweep(c.C, a.T, block) + flops_clean(NL, c.C, a.T, block) + flops_conditions(NL, c.C, c.freq, N) + flops_ends(c.C, c.D, 2*a.T - block, a.T);
         CHECK(fabs(flops_counted / 2 - want) <= 1e-9 * want, "training, %d layers, %d blocks: %.0f, formula %.0f", NL, N, flops_counted / 2, want);
         CHECK(pairs_counted / 2 == (NL - 1L) * a.T * a.T + a.T * (a.T + block) / 2, "%ld pairs", pairs_counted / 2);
         tape.off = true;
         for (int H = 1; H <= 2; H++) {
             Sampler s = make_sampler(&net, &a, N, N - 1, H);
             for (int i = 0; i < 64; i++) s.steps[i] = 3;
-            net.slots = cache_slots(&s);
+            net.slots = cache_slots(s.window, s.block, s.guidance);
             flops_counted = 0;
             for (int i = 0; i < N; i++) sample_block(&s, i);
-            want = 3.0 * H * NL * flops_sweep(c.C, a.T, block) + flops_clean(NL, c.C, a.T, block) + flops_rest(NL, c.C, c.D, c.freq, 3 * N * H * block + (N - 1) * block, 3 * N * H * block, 3 * H);
+            want = 3.0 * H * NL * flops_sweep(c.C, a.T, block) + flops_clean(NL, c.C, a.T, block) + flops_conditions(NL, c.C, c.freq, 3 * H) + flops_ends(c.C, c.D, 3 * N * H * block + (N - 1) * block, 3 * N * H * block);
             CHECK(fabs(flops_counted / 2 - want) <= 1e-9 * want, "sampling, %d layers, %d blocks, %d halves: %.0f, formula %.0f", NL, N, H, flops_counted / 2, want);
             sampler_free(&s);
         }
