@@ -7,19 +7,20 @@
        make acdit && sh data/get.sh fashion && ./acdit train && ./acdit sample --watch
        ./acdit check tests/golden/acdit/mask_n3_b2.safetensors                           recomputes numbers of the official code
 
-   Start reading at METHOD (section 2), then acdit_loss() (4), sample_step() (5), forward() (3); what is done with a trained network stands in data/gallery.h. One step down is common.h.
-   "The official code" is github.com/thunlp/ACDiT; what only that code does stands in section 7. Not here: the image autoencoder in front of the network (pictures are
+   (code) marks what the paper leaves open and its official code decides. Start reading at METHOD (section 2), then acdit_loss() (4), sample_step() (5), forward() (3); what is done with a trained network stands in data/gallery.h. One step down is common.h.
+   "The official code" is github.com/thunlp/ACDiT; what only that code does stands in section 6. Not here: the image autoencoder in front of the network (pictures are
    small enough without one), text, fine-tuning for classification.
 
    paper             here                                (t is always a position in this repository, never a level)
-   N, B, L           N, block, T = N * block             blocks ("AR length"), tokens of a block, tokens of a picture or video
+   N, B, L           N, block, T = N * block             blocks ("AR length"), tokens of a block, tokens of a picture or video; B here: pictures of a batch
    t in 0..999       k                                   level of a block; k[b*N + i] is that of block i of picture b
    bar alpha_t       alpha_bar(k)
    x_i, x_i^(t)      x, x_k                              clean and noised tokens of block i; c_i and n_i in the paper's figures
    eps_theta         forward()                           predicts the noise
    h, theta          C, 12 C^2                           width, weights of a layer that every token meets
+   -                 D, G, S, H, w                       numbers of a token, conditions of a pass, steps of a solver, halves of guidance, its scale
    L_j, d_j, b_j     Axes.length, .dims, rope_base()     length of an axis of the picture, its share of a head, base of its rotations                    */
-#include "common.h"      // brings: tensors, tape, ops, parameters, checkpoints, training; through io.h: files, command line, pictures
+#include "common.h"      // brings: Span: a row sees the keys lo[0]..hi[0]-1 and lo[1]..hi[1]-1; tensors, tape, ops, parameters, checkpoints, training; through io.h: files, command line, pictures
                          //         NEW(type, n): zeroed, you free it; HOST(type, n): zeroed, like to_device() it lives until the next begin_step()
                          //         dry: a rehearsal without arithmetic that counts how much memory a step takes
 #include "data/images.h" // brings: labelled pictures from files
@@ -233,14 +234,14 @@ typedef struct Layer { Tensor *norm1, *norm2, *q_norm, *k_norm; Dense qkv, proj,
 typedef struct Net {
     NetConfig c;
     Params ps;
-    Tensor *x_embedder, *labels, *norm_final;
-    Dense time0, time2, linear, ada;
+    Tensor *labels, *norm_final;
+    Dense x_embedder, time0, time2, linear, ada;
     Layer *layer;
     Rope rope;
     real *cache;                // keys|values (NL,cache_B,slots,2C) for sampling, else NULL
     int cache_B, slots;
     real *mods;                 // modulations (NL,rows,6C)|(rows,2C) of all steps of a sampler, which are the same in every block; mods_rows 0: none
-    int mods_rows;
+    int mods_rows, mods_steps;  // mods_steps: of how many steps of a sampler the modulations are known, 0: none
     Tensor **after;             // (NL), or NULL: where to leave the tokens behind each layer, for `check` and the tests
 } Net;
 
@@ -285,7 +286,7 @@ static Net net_create(NetConfig c, bool training, uint64_t seed, int cache_B, in
     Net net = {.c = c, .layer = NEW(Layer, c.NL), .cache_B = cache_B, .slots = slots, .mods_rows = mods_rows};
     Params *ps = &net.ps;
     int C = c.C, M = c.mlp * C;
-    net.x_embedder = param(ps, "x_embedder.weight", C, c.D, UNIFORM, sqrt(6.0 / (c.D + C)));
+    net.x_embedder = (Dense){.weight = param(ps, "x_embedder.weight", C, c.D, UNIFORM, sqrt(6.0 / (c.D + C)))};
     embedder_create(&net);
     for (int l = 0; l < c.NL; l++) {
         Layer *y = &net.layer[l];
@@ -310,6 +311,10 @@ static Tensor *apply(Tensor *x, Dense d, Activation act) {
     flops_counted += 2.0 * rows(x) * x->C * d.weight->T;
     return linear(x, d.weight, d.bias, act);
 }
+static Tensor *apply_hidden(Tensor *x, Dense d, Activation act) {      // see linear_hidden()
+    flops_counted += 2.0 * rows(x) * x->C * d.weight->T;
+    return linear_hidden(x, d.weight, d.bias, act);
+}
 // rows first..first+n-1 of a linear layer as a layer of its own
 static Dense part_of(Dense d, int first, int n) {
     Tensor *bias = HOST(Tensor, 1);
@@ -319,86 +324,85 @@ static Dense part_of(Dense d, int first, int n) {
     return (Dense){weight_rows(d.weight, first, n), bias};
 }
 
-// SiLU(level + label) of G conditions (1,G,C), which is all that the modulations ask for. level, label (G); t_emb, y_emb: the two parts; after this, y_emb is their sum.
-static Tensor *condition(Net *net, const double *level, const int *label, int G, Tensor **t_emb, Tensor **y_emb) {
+// SiLU(level + label) of G conditions (1,G,C), which is all that the modulations ask for. level, label (G). of_level, sum: what it is made of, or NULL
+static Tensor *condition(Net *net, const double *level, const int *label, int G, Tensor **of_level, Tensor **sum_of) {
     Tensor *features = level_features(to_device(level, (size_t)G * sizeof(double)), G, net->c.freq);
-    *t_emb = apply(apply(features, net->time0, SILU), net->time2, LINEAR_ONLY);
-    *y_emb = embedding(net->labels, to_device(label, (size_t)G * sizeof(int)), 1, G);
-    return sum(*t_emb, *y_emb, SILU);
-}
-
-// The modulations of layer l (NL: of the output) for G conditions from row `first` of the table on: where they stand
-static real *mods_at(const Net *net, int l, int first) {
-    size_t C = (size_t)net->c.C, rows = (size_t)net->mods_rows;
-    return net->mods + (size_t)l * rows * 6*C + (size_t)first * (l < net->c.NL ? 6 : 2) * C;
+    Tensor *l = apply(apply(features, net->time0, SILU), net->time2, LINEAR_ONLY), *y = embedding(net->labels, to_device(label, (size_t)G * sizeof(int)), 1, G);
+    Tensor *act = sum(l, y, SILU);                      // y is their sum now
+    if (of_level) *of_level = l;
+    if (sum_of) *sum_of = y;
+    return act;
 }
 
 // What the network is shown: of each of B pictures `clean` tokens and behind them `noised` ones, with the position of each and what it attends to (for all pictures
-// alike). Row (b, t) has condition group[b*T + t] of the G, -1: none, a clean token. known: their modulations stand in the table from row mods_from on.
-// With a cache, clean tokens are stored from slot clean_at on, noised ones from noised_at on, and spans are intervals of its slots.
+// alike). Row (b, t) has condition group[b*T + t] of the G, -1: none, a clean token. mods_from: row of the table from which on their modulations stand, -1: nowhere.
+// cached: clean tokens are stored from slot clean_at on, noised ones from noised_at on, and spans are intervals of the slots.
 typedef struct Input {
     Tensor *x;                  // (B, T = clean + noised, D)
-    int clean, noised, G, clean_at, noised_at, mods_from;
-    bool known;
+    int clean, noised, G, mods_from, clean_at, noised_at;
+    bool cached;
     const int *position, *group, *label;
     const double *level;
     const Span *span;
 } Input;
 
+// Where the modulations of layer l (NL: of the output) stand in the table, from row `first` on; and those that a pass uses: from the table, or of cond (1,G,.)
+static real *mods_at(const Net *net, int l, int first) {
+    size_t C = (size_t)net->c.C;
+    return net->mods + (size_t)l * (size_t)net->mods_rows * 6*C + (size_t)first * (l < net->c.NL ? 6 : 2) * C;
+}
+static Tensor *modulation(Net *net, Tensor *cond, Dense ada, int l, Input in) {
+    return cond ? apply(cond, ada, LINEAR_ONLY) : constant(mods_at(net, l, in.mods_from), 1, in.G, ada.weight->T, "modulation");
+}
+
 // The noise that it predicts: (B, noised, D). Clean tokens predict nothing: behind the last layer nobody asks for them, so there they have keys and values alone.
-static Tensor *forward(Net *net, Input in, bool cached) {
+static Tensor *forward(Net *net, Input in) {
     NetConfig c = net->c;
-    int B = in.x->B, T = in.clean + in.noised, N = B * in.noised, C = c.C, keys = cached ? net->slots : T;
-    int *position = HOST(int, B*T), *row = HOST(int, N), *row_position = HOST(int, N), *row_group = HOST(int, N);
+    int B = in.x->B, T = in.clean + in.noised, n = B * in.noised, C = c.C;
+    int *position = HOST(int, B*T), *row = HOST(int, n), *row_position = HOST(int, n), *row_group = HOST(int, n);      // of all tokens; of the noised ones
+    long pairs[2] = {0};                                // of clean and of noised queries
     for (int i = 0; i < B*T; i++) {
         position[i] = in.position[i % T];
         if (position[i] >= net->rope.P) die("internal error: position %d, rotary tables end at %d", position[i], net->rope.P);
     }
-    for (int i = 0; i < N; i++) row[i] = i / in.noised * T + in.clean + i % in.noised, row_position[i] = position[row[i]], row_group[i] = in.group[row[i]];
-    size_t all_bytes = (size_t)(B*T) * sizeof(int), row_bytes = (size_t)N * sizeof(int);
-    const int *at = to_device(position, all_bytes), *wanted = to_device(row, row_bytes), *wanted_at = to_device(row_position, row_bytes);
-    const int *group = to_device(in.group, all_bytes), *wanted_group = to_device(row_group, row_bytes);
-    const Span *span = to_device(in.span, (size_t)T * sizeof(Span));
-    long pairs[2] = {0};                                // of clean and of noised queries
+    for (int i = 0; i < n; i++) row[i] = i / in.noised * T + in.clean + i % in.noised, row_position[i] = position[row[i]], row_group[i] = in.group[row[i]];
     for (int t = 0; t < T; t++) for (int p = 0; p < 2; p++) pairs[t >= in.clean] += (long)B * (in.span[t].hi[p] - in.span[t].lo[p]);
+    size_t all_bytes = (size_t)(B*T) * sizeof(int), row_bytes = (size_t)n * sizeof(int);
+    const int *at = to_device(position, all_bytes), *group = to_device(in.group, all_bytes), *wanted = to_device(row, row_bytes);
+    const int *wanted_at = to_device(row_position, row_bytes), *wanted_group = to_device(row_group, row_bytes);
+    const Span *span = to_device(in.span, (size_t)T * sizeof(Span));
 
-    Tensor *t_emb, *y_emb, *cond = in.known ? NULL : condition(net, in.level, in.label, in.G, &t_emb, &y_emb);
-    flops_counted += 2.0 * rows(in.x) * c.D * C;
-    Tensor *x = linear(in.x, net->x_embedder, NULL, LINEAR_ONLY);
+    Tensor *cond = in.mods_from < 0 ? condition(net, in.level, in.label, in.G, NULL, NULL) : NULL, *x = apply(in.x, net->x_embedder, LINEAR_ONLY);
     for (int l = 0; l < c.NL; l++) {
         Layer *y = &net->layer[l];
         size_t mark = per_step.used;
-        bool only_noised = l == c.NL - 1 && in.clean;   // of the queries, and of everything behind the attention
-        Tensor *mod = in.known ? constant(mods_at(net, l, in.mods_from), 1, in.G, 6*C, "modulation") : apply(cond, y->ada, LINEAR_ONLY);      // shift, scale, gate of both branches
-        Tensor *h = norm_modulate(x, y->norm1, (Modulation){mod, group, 0, C, 2*C}, RMS, c.eps), *q, *kv;
-        if (only_noised) group = wanted_group;
-        if (only_noised) {
+        bool last = l == c.NL - 1 && in.clean;          // only noised tokens ask, and go on
+        Tensor *mod = modulation(net, cond, y->ada, l, in), *q, *kv;           // shift, scale, gate; twice
+        Tensor *h = norm_modulate(x, y->norm1, (Modulation){mod, group, 0, C, 2*C}, RMS, c.eps);
+        if (last) {
             kv = rope(head_norm(apply(h, part_of(y->qkv, C, 2*C), LINEAR_ONLY), 0, c.NH, y->k_norm, c.eps), net->rope, at, c.NH);
-            q = rope(head_norm(apply(gather_rows(h, wanted, N), part_of(y->qkv, 0, C), LINEAR_ONLY), 0, c.NH, y->q_norm, c.eps), net->rope, wanted_at, c.NH);
-            x = gather_rows(x, wanted, N);
+            q = rope(head_norm(apply(gather_rows(h, wanted, n), part_of(y->qkv, 0, C), LINEAR_ONLY), 0, c.NH, y->q_norm, c.eps), net->rope, wanted_at, c.NH);
+            x = gather_rows(x, wanted, n), group = wanted_group;
         } else q = kv = rope(head_norm(head_norm(apply(h, y->qkv, LINEAR_ONLY), 0, c.NH, y->q_norm, c.eps), C, c.NH, y->k_norm, c.eps), net->rope, at, 2*c.NH);
         int column = kv->C - 2*C;                       // keys and values are the last 2C columns of kv
-        if (cached) {
+        if (in.cached) {
             real *cache = net->cache + (size_t)l * (size_t)net->cache_B * (size_t)net->slots * 2*(size_t)C;
             if (in.clean) cache_store(cache, net->slots, in.clean_at, kv, 0, in.clean, column);
             cache_store(cache, net->slots, in.noised_at, kv, in.clean, in.noised, column);
-            kv = constant(cache, B, keys, 2*C, "cache"), column = 0;
+            kv = constant(cache, B, net->slots, 2*C, "cache"), column = 0;
         }
-        Tensor *a = attention(q, kv, column, only_noised ? span + in.clean : span, B, c.NH);
-        long asked = only_noised ? pairs[1] : pairs[0] + pairs[1];
+        Tensor *a = attention(q, kv, column, last ? span + in.clean : span, B, c.NH);
+        long asked = last ? pairs[1] : pairs[0] + pairs[1];
         pairs_counted += asked, flops_counted += 4.0 * C * (double)asked;
-        x = gated_residual(x, apply(a, y->proj, LINEAR_ONLY), (Modulation){mod, group, 0, C, 2*C}, (Dropout){0});
-
-        Modulation second = {mod, group, 3*C, 4*C, 5*C};
-        h = norm_modulate(x, y->norm2, second, RMS, c.eps);
-        flops_counted += 2.0 * rows(h) * C * y->fc1.weight->T;
-        x = gated_residual(x, apply(linear_hidden(h, y->fc1.weight, y->fc1.bias, GELU), y->fc2, LINEAR_ONLY), second, (Dropout){0});
+        Modulation attn = {mod, group, 0, C, 2*C}, mlp = {mod, group, 3*C, 4*C, 5*C};
+        x = gated_residual(x, apply(a, y->proj, LINEAR_ONLY), attn, (Dropout){0});
+        h = apply_hidden(norm_modulate(x, y->norm2, mlp, RMS, c.eps), y->fc1, GELU);
+        x = gated_residual(x, apply(h, y->fc2, LINEAR_ONLY), mlp, (Dropout){0});
         if (l < c.NL - 1) x = keep(x, mark);
         if (net->after) net->after[l] = x;
     }
-    Tensor *mod = in.known ? constant(mods_at(net, c.NL, in.mods_from), 1, in.G, 2*C, "modulation") : apply(cond, net->ada, LINEAR_ONLY);
-    Modulation last = {mod, group, 0, C, 0};
-    return reshape(apply(norm_modulate(x, net->norm_final, last, RMS, c.eps), net->linear, LINEAR_ONLY), B, in.noised, c.D);
+    Modulation out = {modulation(net, cond, net->ada, c.NL, in), group, 0, C, 0};
+    return reshape(apply(norm_modulate(x, net->norm_final, out, RMS, c.eps), net->linear, LINEAR_ONLY), B, in.noised, c.D);
 }
 
 // ---- 4. loss ------------------------------------------------------------------------------------------------------------------
@@ -422,10 +426,10 @@ static Tensor *beside(Tensor *x, int n, Tensor *y) {
 typedef enum { CLEAN, NOISED, NONE } Context;
 static const char *const context_name[] = {"clean", "noised"};
 
-// L = mean over pictures, tokens and numbers of (eps - forward(x^(k); k, label, x_<i))^2                                                   (Eq. 3)
-// x, noise (B,T,D) on the device, tokens in the order of the sequence; k (B,N); label (B); order (T): where each token stands. context_x: the clean tokens that are shown, mostly x itself.
+// L = mean over pictures, tokens and numbers of (eps - forward(x^(k); k, label, x_<i))^2. Input, above, says what the network is shown.     (Eq. 3 as a mean: code)
+// x, noise (B,T,D) on the device, tokens in the order of the sequence; k (B,N); label (B); order (T): where each token stands. seen_x: the clean tokens that are shown, mostly x itself.
 typedef struct Loss { Tensor *loss, *error, *prediction, *x_k; } Loss;
-static Loss acdit_loss(Net *net, Tensor *x, Tensor *context_x, Tensor *noise, const int *k, const int *label, const int *order, int N, Context context) {
+static Loss acdit_loss(Net *net, Tensor *x, Tensor *seen_x, Tensor *noise, const int *k, const int *label, const int *order, int N, Context context) {
     int B = x->B, T = x->T, block = T / N, clean = context == CLEAN ? T - block : 0, S = clean + T;
     Rows r = rows_create(B*T);
     for (int i = 0; i < B*T; i++) noising(&r.a[i], &r.b[i], k[i / block]);
@@ -440,9 +444,9 @@ static Loss acdit_loss(Net *net, Tensor *x, Tensor *context_x, Tensor *noise, co
         for (int b = 0; b < B; b++) group[b*S + i] = i < clean ? -1 : b*N + (i - clean) / block;
     }
     for (int i = 0; i < B*N; i++) level[i] = k[i], group_label[i] = label[i / N];
-    Tensor *shown = beside(context_x, clean, l.x_k);
+    Tensor *shown = beside(seen_x, clean, l.x_k);
     shown->kind = CONSTANT;                             // nobody asks for its gradient
-    l.prediction = forward(net, (Input){.x = shown, .clean = clean, .noised = T, .G = B*N, .position = position, .group = group, .label = group_label, .level = level, .span = span}, false);
+    l.prediction = forward(net, (Input){.x = shown, .clean = clean, .noised = T, .G = B*N, .mods_from = -1, .position = position, .group = group, .label = group_label, .level = level, .span = span});
     l.loss = square_error(l.prediction, noise, same(B*T, 1), 1 / ((double)B * T * x->C), 1, &l.error);
     return l;
 }
@@ -466,7 +470,6 @@ typedef struct Sampler {
     real *x;                    // (B, N*block, D): finished blocks, the one in the making, and noise
     real *x0;                   // (B, block, D): the last prediction of x0
     long passes;
-    int modulated;              // the number of steps whose modulations stand in the table of the network, which serves one sampler at a time; 0: none yet
     uint64_t seed;              // of everything that is drawn
     uint64_t number;            // of the first picture: what is drawn for one does not depend on those beside it
     // called after every step of the solver, or NULL: x (B,block,D) as it was before, and what the network said of it
@@ -474,6 +477,8 @@ typedef struct Sampler {
 } Sampler;
 static int halves(const Sampler *s) { return s->guidance > 1 ? 2 : 1; }
 static int steps_of(const int *steps, int i) { return steps[i < MOST_STEPS ? i : MOST_STEPS - 1]; }
+// the label of condition g: with labels, then, with guidance, without; in the ablation the finished blocks' last
+static int label_of(const Sampler *s, int g) { return halves(s) == 2 && g / s->B == 1 ? s->net->c.classes : s->label[g % s->B]; }
 // slots of the cache: the window, and the block in the making, twice with guidance
 static int cache_slots(int window, int block, double guidance) { return (window + (guidance > 1 ? 2 : 1)) * block; }
 
@@ -507,12 +512,12 @@ static Tensor *predict_block(Sampler *s, int i, Tensor *x, int k, int from, int 
         span[t] = attends_cached(t, stored, from * block, seen, scratch, block);
         for (int b = 0; b < B; b++) group[b*T + t] = t >= stored ? (t - stored) / block * B + b : noised ? H*B + b : -1;
     }
-    for (int g = 0; g < G; g++) level[g] = g < H*B ? k : 0, label[g] = g / B == 1 && H == 2 ? s->net->c.classes : s->label[g % B];
+    for (int g = 0; g < G; g++) level[g] = g < H*B ? k : 0, label[g] = label_of(s, g);
     Tensor *shown = H == 2 ? beside(x, block, x) : x;
     if (stored) shown = beside(on_device(blocks_of(s, from, i - from), B, stored, s->net->c.D, "finished"), stored, shown);
     s->passes++;
-    return forward(s->net, (Input){.x = shown, .clean = stored, .noised = H * block, .G = G, .known = step >= 0, .mods_from = step * G, .clean_at = s->window ? from % s->window * block : 0, .noised_at = scratch,
-                                   .position = position, .group = group, .label = label, .level = level, .span = span}, true);
+    return forward(s->net, (Input){.x = shown, .clean = stored, .noised = H * block, .G = G, .mods_from = step < 0 ? -1 : step * G, .cached = true, .clean_at = s->window ? from % s->window * block : 0, .noised_at = scratch,
+                                   .position = position, .group = group, .label = label, .level = level, .span = span});
 }
 
 // x one step further, with the network's eps; *x0: the picture that they point at
@@ -535,7 +540,7 @@ static void sample_step(Sampler *s, int i, int step, const int *k) {
     begin_step();
     int B = s->B, block = s->block, D = s->net->c.D, from = s->recompute ? 0 : step == 0 && i > 0 ? i - 1 : i;
     size_t bytes = (size_t)(B * block) * token_size(s);
-    Tensor *x = on_device(blocks_of(s, i, 1), B, block, D, "x"), *eps = predict_block(s, i, x, k[step], from, s->modulated ? step : -1), *eps_null = NULL, *eps_label = eps, *x0, *other = NULL;
+    Tensor *x = on_device(blocks_of(s, i, 1), B, block, D, "x"), *eps = predict_block(s, i, x, k[step], from, s->net->mods_steps ? step : -1), *eps_null = NULL, *eps_label = eps, *x0, *other = NULL;
     if (halves(s) == 2) eps = guided(eps, &eps_label, &eps_null, s->guidance);
     Step c = solver_step(s->solver, k, step);
     if (c.x_other != 0 || dry) {
@@ -561,21 +566,21 @@ static void modulate(Sampler *s, const int *k, int S) {
         begin_step();
         double *level = HOST(double, G);
         int *label = HOST(int, G);
-        for (int g = 0; g < G; g++) level[g] = k[step], label[g] = g < s->B ? s->label[g] : net->c.classes;
-        Tensor *t_emb, *y_emb, *cond = condition(net, level, label, G, &t_emb, &y_emb);
+        for (int g = 0; g < G; g++) level[g] = k[step], label[g] = label_of(s, g);
+        Tensor *cond = condition(net, level, label, G, NULL, NULL);
         for (int l = 0; l <= net->c.NL; l++) {
             Tensor *mod = apply(cond, l < net->c.NL ? net->layer[l].ada : net->ada, LINEAR_ONLY);
             store_rows(mods_at(net, l, step * G), mod->data, 1, G, G, G, mod->C, mod->C);
         }
     }
-    s->modulated = S;
+    net->mods_steps = S;
 }
 // Block i, from the noise that stands in its place
 static void sample_block(Sampler *s, int i) {
     int S = steps_of(s->steps, i), *k = NEW(int, S + 1);
     solver_levels(k, s->solver, S);
-    if (s->modulated != S) {
-        s->modulated = 0;
+    if (i == 0 || s->net->mods_steps != S) {
+        s->net->mods_steps = 0;
         if (S * halves(s) * s->B <= s->net->mods_rows && s->context != NOISED) modulate(s, k, S);
     }
     for (int step = 0; step < S; step++) sample_step(s, i, step, k);
@@ -592,7 +597,22 @@ static Sampler sampler_create(Net *net, int B, int N, int block, int window, uin
 }
 static void sampler_free(Sampler *s) { free(s->x), free(s->x0); }
 
-// ---- 6. pictures and tokens ---------------------------------------------------------------------------------------------------
+// ---- 6. as coded --------------------------------------------------------------------------------------------------------------
+// What only the official code does; needed to reproduce its numbers.
+
+// Its rotary positions: other bases; frequencies f_i = b^(-i/(n-1)), both ends included; and pairs that reach across the whole head, so that the two elements of a
+// pair turn by the angles of different axes. With two or more axes this is no rotation, and q.k depends on more than differences of positions.
+static double coded_rope_base(int length) { return 100 * (floor(floor(8 * length / 3.14159265358979323846) / 100) + 1); }
+static void coded_rope_angles(double *angle, int *pair, const int *m, Axes a, int HS) {
+    for (int i = 0; i < HS; i++) angle[i] = 0, pair[i] = i < HS/2 ? i + HS/2 : i < HS/2*2 ? i - HS/2 : -1;
+    for (int j = 0, at = 0; j < a.n; at += a.dims[j++])
+        for (int i = 0, half = a.dims[j] / 2; i < half; i++)
+            angle[at + i] = angle[at + half + i] = m[j] * (half > 1 ? pow(coded_rope_base(a.length[j]), -(double)i / (half - 1)) : 1);
+}
+// The levels of the other solvers as its library spaces them by default: (S-1) K/S, ..., K/S, 0
+static void coded_levels(int *k, int S) { for (int i = 0; i < S; i++) k[i] = (S - 1 - i) * (K/S); k[S] = -1; }
+
+// ---- 7. data, and what the options say ------------------------------------------------------------------------------------------
 
 // What is trained on: pictures from a file, or generated videos
 typedef struct Data { bool video; Images images; int count; } Data;
@@ -675,7 +695,6 @@ static int trained_blocks(int *N) {
     return n;
 }
 
-static void coded_rope_angles(double *angle, int *pair, const int *m, Axes a, int HS);
 static bool coded_rope(void) { const char *const names[] = {"paper", "code"}; return CHOICE("rope", opt.rope, names); }
 
 // Axes of a head of HS elements: row and column get a half each; time, row and column 2/8, 3/8, 3/8, whole pairs; what is left does not turn
@@ -685,7 +704,7 @@ static Axes axes_of(int frames, int side, bool video, int HS) {
     for (int j = 0; j < a.n; j++) a.dims[j] = 2 * share[video][j] * unit, a.length[j] = video && j == 0 ? frames : side;
     return a;
 }
-static Context context(void) {
+static Context context_mode(void) {
     return (Context)CHOICE("context", opt.context, context_name);
 }
 // frames: of the longest video whose positions the network will meet
@@ -693,27 +712,12 @@ static NetConfig net_config(int frames) {
     Layout y = layout();
     if (opt.width % opt.heads) die("--heads %d do not divide --width %d", opt.heads, opt.width);
     if ((double)opt.batch * y.T * y.D > 1e8) die("--batch %d times %d numbers is more than 100 million", opt.batch, y.T * y.D);
-    context();
+    context_mode();                                     // refuses other words
     Axes axes = axes_of(y.frames, y.side, is_video(), opt.width / opt.heads);
     if (!axes.dims[0]) die("--heads %d: heads of %d elements have no room for positions (%d at least)", opt.heads, opt.width / opt.heads, is_video() ? 16 : 4);
     return (NetConfig){.NL = opt.layers, .C = opt.width, .NH = opt.heads, .mlp = 4, .D = y.D, .classes = opt.classes, .freq = 256, .eps = 1e-6, .axes = axes,
                        .angles = coded_rope() ? coded_rope_angles : rope_angles, .frames = frames, .side = y.side};
 }
-
-// ---- 7. as coded --------------------------------------------------------------------------------------------------------------
-// What only the official code does; needed to reproduce its numbers.
-
-// Its rotary positions: other bases; frequencies f_i = b^(-i/(n-1)), both ends included; and pairs that reach across the whole head, so that the two elements of a
-// pair turn by the angles of different axes. With two or more axes this is no rotation, and q.k depends on more than differences of positions.
-static double coded_rope_base(int length) { return 100 * (floor(floor(8 * length / 3.14159265358979323846) / 100) + 1); }
-static void coded_rope_angles(double *angle, int *pair, const int *m, Axes a, int HS) {
-    for (int i = 0; i < HS; i++) angle[i] = 0, pair[i] = i < HS/2 ? i + HS/2 : i < HS/2*2 ? i - HS/2 : -1;
-    for (int j = 0, at = 0; j < a.n; at += a.dims[j++])
-        for (int i = 0, half = a.dims[j] / 2; i < half; i++)
-            angle[at + i] = angle[at + half + i] = m[j] * (half > 1 ? pow(coded_rope_base(a.length[j]), -(double)i / (half - 1)) : 1);
-}
-// The levels of the other solvers as its library spaces them by default: (S-1) K/S, ..., K/S, 0
-static void coded_levels(int *k, int S) { for (int i = 0; i < S; i++) k[i] = (S - 1 - i) * (K/S); k[S] = -1; }
 
 #include "tests/check_acdit.h"  // brings: run_check(), the glue between golden files and the functions above
 
@@ -745,17 +749,17 @@ static double learning_rate(int step) {
 // The loss of a batch cut into N[which] blocks: pictures, levels, dropped labels and noise of this step
 static Loss draw_loss(int which, int step) {
     Layout y = layout();
-    int B = opt.batch, N = training.N[which], pictures = numbers_of(y);
+    int B = opt.batch, N = training.N[which], numbers = numbers_of(y);
     Rng r = rng((uint64_t)opt.seed, RNG_DATA, (uint64_t)step), levels = rng((uint64_t)opt.seed, RNG_LEVEL, (uint64_t)step);
     for (int b = 0; b < B; b++) {
         int place = training.data.count ? below(&r, training.data.count) : 0;
         training.label[b] = data_picture(&training.data, place, &r, training.picture);
-        to_tokens(training.x + (size_t)b * (size_t)pictures, training.picture, y, training.order[which]);
+        to_tokens(training.x + (size_t)b * (size_t)numbers, training.picture, y, training.order[which]);
     }
     draw_levels(training.k, B, N, &levels), drop_labels(training.label, B, opt.classes, opt.drop, &levels);
     Tensor *noise = tensor(B, y.T, y.D, CONSTANT, "noise"), *x = on_device(training.x, B, y.T, y.D, "x");
     gaussian(noise->data, (uint64_t)opt.seed, stream_of(RNG_NOISE, (uint64_t)step), INFINITY, count(noise));
-    return acdit_loss(&training.net, x, x, noise, training.k, training.label, training.order[which], N, context());
+    return acdit_loss(&training.net, x, x, noise, training.k, training.label, training.order[which], N, context_mode());
 }
 static double train_step(int step, double *norm) {
     begin_step();
@@ -785,7 +789,7 @@ static void print_training_cost(void) {
            "%6s %12s %12s %12s %12s %12s %12s\n", y.T, "blocks", "pairs", "DiT's", "counted", "noised", "clean", "rest");
     for (int i = 0; i < training.n_N; i++) {
         double N = training.N[i], block = y.T / N, C = opt.width, NL = opt.layers;
-        bool clean = context() == CLEAN;
+        bool clean = context_mode() == CLEAN;
         begin_step();
         flops_counted = 0, pairs_counted = 0;
         draw_loss(i, 1);

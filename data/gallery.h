@@ -114,7 +114,7 @@ static struct {
 } run;
 
 static Plan plan_create(void) {
-    Plan p = {.solver = (Solver)CHOICE("solver", opt.solver, solver_name), .context = context(), .guidance = opt.guidance};
+    Plan p = {.solver = (Solver)CHOICE("solver", opt.solver, solver_name), .context = context_mode(), .guidance = opt.guidance};
     Layout y = layout();
     int trained[MOST_N], n = trained_blocks(trained), N = opt.sample_blocks ? opt.sample_blocks : trained[n - 1], steps[MOST_STEPS];
     const char *why = blocks_error(y, N, !is_video());
@@ -300,7 +300,7 @@ static int wanted_labels(int *label, int n, int classes) {
     return classes;
 }
 
-// Class accuracy, and of videos what else their laws tell, as key=value pairs; accuracy (classes)
+// What the laws of motion tell of n videos, as key=value pairs; accuracy (classes)
 static void print_videos(const real *picture, const int *label, int n, double *accuracy) {
     Layout y = run.plan.y;
     VideoSearch search = video_search_create(video_config());
@@ -438,9 +438,9 @@ static void block_losses(double *loss, const Data *d, int pictures, int B) {
         for (int shown = 0; shown < kinds_shown(); shown++) {
             begin_step();
             Tensor *noise = tensor(m, y.T, y.D, CONSTANT, "noise"), *clean = on_device(x, m, y.T, y.D, "x");
-            Tensor *context = shown == OTHERS ? on_device(other, m, y.T, y.D, "other") : shown == MADE ? on_device(made, m, y.T, y.D, "made") : clean;
+            Tensor *seen = shown == OTHERS ? on_device(other, m, y.T, y.D, "other") : shown == MADE ? on_device(made, m, y.T, y.D, "made") : clean;
             gaussian(noise->data, (uint64_t)opt.seed, stream_of(RNG_NOISE, (uint64_t)at), INFINITY, count(noise));
-            Loss l = acdit_loss(&run.net, clean, context, noise, k, label, p->order, N, shown == NOTHING ? NONE : p->context);
+            Loss l = acdit_loss(&run.net, clean, seen, noise, k, label, p->order, N, shown == NOTHING ? NONE : p->context);
             download(error, l.error->data, (size_t)(m * numbers) * sizeof(real));
             for (int i = 0; i < m * numbers; i++) loss[((size_t)shown * (size_t)pictures + (size_t)(at + i / numbers)) * (size_t)N + (size_t)(i % numbers / (block * y.D))] += (double)error[i] / (block * y.D);
         }
@@ -485,6 +485,7 @@ static int run_eval(int files, char **file) {
     open_run();
     Data data = data_open(true, true);
     Layout y = run.plan.y;
+    if (opt.exposure && run.plan.context == NOISED) die("--exposure: a network of --context noised has no clean blocks to exchange");
     int classes = wanted_labels(NULL, 0, opt.classes), n = opt.samples * classes, B = n < opt.batch ? n : opt.batch, *label = NEW(int, n), N = run.plan.N, held = data.video ? 0 : data.count;
     size_t numbers = (size_t)numbers_of(y), more = (size_t)(n > held ? n : held);
     int *guessed = NEW(int, more), *held_label = NEW(int, held + 1);

@@ -47,7 +47,7 @@ static void frame_from_tokens(real *picture, const real *tokens, Layout y, const
     for (int i = 0; i < numbers_of(y) / y.frames; i++) picture[picture_index(y, order[i / y.D], i % y.D)] = tokens[i];
 }
 
-// One frame of a picture at (x, y), enlarged; -1 is black, 1 is white, NaN magenta
+// One frame of a picture at (x0, y0), enlarged; -1 is black, 1 is white, NaN magenta
 static void draw_frame(Picture *p, int x0, int y0, const real *picture, Layout y, int frame, int zoom) {
     int edge = y.side * y.patch;
     const real *f = picture + (size_t)frame * (size_t)(y.channels * edge * edge);

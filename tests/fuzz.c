@@ -434,7 +434,7 @@ int main(int argc, char **argv) {
     read_messages("df.c", "static void choose_task(", "if (given(\"out\")", false);
 #elif defined ACDIT
     read_messages("acdit.c", "static Layout layout(void)", "// Opens what --data names", false);
-    read_messages("acdit.c", "static int parse_list(", "// ---- 7. as coded", false);
+    read_messages("acdit.c", "static int parse_list(", "// ---- 8. training", false);
 #else
     read_messages("bd3lm.c", "static NetConfig net_config(", "static Path checkpoint_path(", false);
     read_messages("bd3lm.c", "static Vocabulary checkpoint_vocabulary(", "static SafeTensors open_checkpoint(", false);

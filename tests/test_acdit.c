@@ -244,7 +244,7 @@ static Tensor *plain_forward(Net *net, Tensor *x, int clean, const int *order, c
     for (int i = 0; i < S; i++) span[i] = attends(i, clean, block);
     const int *at = to_device(position, (size_t)(B*S) * sizeof(int)), *g = to_device(group, (size_t)(B*S) * sizeof(int));
     const Span *spans = to_device(span, (size_t)S * sizeof(Span));
-    Tensor *t_emb, *y_emb, *cond = condition(net, level, labels, B*N, &t_emb, &y_emb), *h = linear(x, net->x_embedder, NULL, LINEAR_ONLY);
+    Tensor *cond = condition(net, level, labels, B*N, NULL, NULL), *h = apply(x, net->x_embedder, LINEAR_ONLY);
     for (int l = 0; l < c.NL; l++) {
         Layer *y = &net->layer[l];
         Tensor *mod = apply(cond, y->ada, LINEAR_ONLY), *qkv = apply(norm_modulate(h, y->norm1, (Modulation){mod, g, 0, C, 2*C}, RMS, c.eps), y->qkv, LINEAR_ONLY);
