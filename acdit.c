@@ -99,16 +99,6 @@ static Option options[] = {
 static bool given(const char *name) { for (const Option *o = options; o->name; o++) if (!strcmp(o->name, name)) return o->given; return false; }
 static void set_up(void) { select_machine(opt.threads, opt.device, &opt.precision, opt.naive); }
 
-// the index of text among n names; ends the program with a line that lists them if it is none
-static int choice(const char *option, const char *text, const char *const *names, int n) {
-    char list[256] = "";
-    for (int i = 0; i < n; i++) {
-        if (!strcmp(text, names[i])) return i;
-        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", !i ? "" : i == n - 1 ? " or " : ", ", names[i]);
-    }
-    die("--%s %s: %s", option, text, list);
-}
-#define CHOICE(option, text, names) choice(option, text, names, (int)(sizeof(names) / sizeof *(names)))
 
 // ---- 2. METHOD ----------------------------------------------------------------------------------------  <- start here ---------
 // p(x_0 .. x_{N-1}) = prod_i p(x_i | x_<i): blocks in order, each drawn by a diffusion model that sees the finished, clean blocks before it.         (Eq. 1)

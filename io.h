@@ -585,6 +585,17 @@ static int run_command(const char *program, int argc, char **argv, const Verb *v
     return status;
 }
 
+// the index of text among n names; ends the program with a line that lists them if it is none
+static int choice(const char *option, const char *text, const char *const *names, int n) {
+    char list[256] = "";
+    for (int i = 0; i < n; i++) {
+        if (!strcmp(text, names[i])) return i;
+        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", !i ? "" : i == n - 1 ? " or " : ", ", names[i]);
+    }
+    die("--%s %s: %s", option, text, list);
+}
+#define CHOICE(option, text, names) choice(option, text, names, (int)(sizeof(names) / sizeof *(names)))
+
 static void print_configuration(const char *verb, const Option *options) {
     printf("%s %s:", program_name, verb);
     for (const Option *o = options; o->name; o++) {

@@ -43,6 +43,14 @@ static void judge_pictures(Judge *j, const real *pictures, int n, int pixels, do
     tape.off = false;
     free(values);
 }
+// The share of n guesses that are right; of_class (classes): the same of each class (NaN: there is none), or NULL
+static double accuracy_of(const int *guessed, const int *label, int n, double *of_class, int classes) {
+    int right = 0, *seen = NEW(int, classes), *hit = NEW(int, classes);
+    for (int i = 0; i < n; i++) right += guessed[i] == label[i], seen[label[i]]++, hit[label[i]] += guessed[i] == label[i];
+    for (int c = 0; of_class && c < classes; c++) of_class[c] = seen[c] ? (double)hit[c] / seen[c] : NAN;
+    free(seen), free(hit);
+    return (double)right / n;
+}
 // all pictures of the data: pictures (n, pixels), to be freed; label (n)
 static real *all_pictures(const Data *d, int *label) {
     size_t pixels = (size_t)numbers_of(layout());
@@ -88,13 +96,12 @@ static int run_classify(int files, char **file) {
     train_loop(&t);
     data_free(&school.data);
     school.data = data_open(true, true);
-    int n = school.data.count, right = 0, *label = NEW(int, n), *guessed = NEW(int, n);
+    int n = school.data.count, *label = NEW(int, n), *guessed = NEW(int, n);
     double *features = NEW(double, (size_t)n * FEATURES);
     real *pictures = all_pictures(&school.data, label);
     params_point(&school.judge.ps, school.judge.ps.ema);                // the average is what others will use
     judge_pictures(&school.judge, pictures, n, numbers_of(y), features, guessed);
-    for (int i = 0; i < n; i++) right += guessed[i] == label[i];
-    printf("classify: steps=%d loss=%.4f test_pictures=%d test_accuracy=%.4f seconds=%.1f\n", t.done, t.loss, n, (double)right / n, t.seconds);
+    printf("classify: steps=%d loss=%.4f test_pictures=%d test_accuracy=%.4f seconds=%.1f\n", t.done, t.loss, n, accuracy_of(guessed, label, n, NULL, opt.classes), t.seconds);
     free(label), free(guessed), free(features), free(pictures), params_free(&school.judge.ps), data_free(&school.data);
     return 0;
 }
@@ -304,16 +311,15 @@ static int wanted_labels(int *label, int n, int classes) {
 static void print_videos(const real *picture, const int *label, int n, double *accuracy) {
     Layout y = run.plan.y;
     VideoSearch search = video_search_create(video_config());
-    double error = 0, position = 0, velocity = 0, objects = 0, right = 0;
-    int *seen = NEW(int, opt.classes);
+    double error = 0, position = 0, velocity = 0, objects = 0;
+    int *guessed = NEW(int, n);
     for (int i = 0; i < n; i++) {
         MotionScore m = motion_score(&search, picture + (size_t)i * (size_t)numbers_of(y), y.frames, label[i]);
-        error += m.error / n, position += m.position_error / n, velocity += m.velocity / n, objects += m.objects / n, right += (double)(m.guessed == label[i]) / n;
-        accuracy[label[i]] += m.guessed == label[i], seen[label[i]]++;
+        error += m.error / n, position += m.position_error / n, velocity += m.velocity / n, objects += m.objects / n, guessed[i] = m.guessed;
     }
-    for (int c = 0; c < opt.classes; c++) accuracy[c] /= seen[c];
+    double right = accuracy_of(guessed, label, n, accuracy, opt.classes);
     printf(" class_accuracy=%.4f frame_error=%.4f position_error=%.4f velocity=%.4f objects=%.3f", right, error, position, velocity, objects);
-    video_search_free(&search), free(seen);
+    video_search_free(&search), free(guessed);
 }
 
 // --cost of sampling, for one picture: counted while they were made, and by the formulas of METHOD
@@ -336,6 +342,10 @@ static void print_sampling_cost(void) {
     printf("\n");
 }
 
+static void limit_samples(int n) {
+    double numbers = numbers_of(run.plan.y);
+    if (n > 1 << 20 || n * numbers > 1e9) die("--samples %d: %d pictures of %.0f numbers are more than a million, or a billion numbers", opt.samples, n, numbers);
+}
 static int run_sample(int files, char **file) {
     (void)files, (void)file;
     open_run();
@@ -343,7 +353,7 @@ static int run_sample(int files, char **file) {
     wanted_labels(label, n, classes);
     Layout y = run.plan.y;
     size_t numbers = (size_t)numbers_of(y);
-    if ((double)n * (double)numbers > 1e9) die("--samples %d: %d pictures of %zu numbers are more than a billion", opt.samples, n, numbers);
+    limit_samples(n);
     print_configuration("sample", options);
     make_directory(opt.out);
     SafeTensors st = {0};
@@ -372,12 +382,9 @@ static int run_sample(int files, char **file) {
            n / run.seconds, run.seconds);
     if (is_video()) print_videos(picture, label, n, accuracy);
     if (judged) {
-        int right = 0, *seen = NEW(int, opt.classes);
         judge_pictures(&judge, picture, n, (int)numbers, features, guessed);
-        for (int i = 0; i < n; i++) right += guessed[i] == label[i], accuracy[label[i]] += guessed[i] == label[i], seen[label[i]]++;
-        for (int c = 0; c < opt.classes; c++) accuracy[c] /= seen[c];
-        printf(" class_accuracy=%.4f", (double)right / n);
-        params_free(&judge.ps), st_free(&st), free(seen);
+        printf(" class_accuracy=%.4f", accuracy_of(guessed, label, n, accuracy, opt.classes));
+        params_free(&judge.ps), st_free(&st);
     }
     printf("\n");
     FILE *csv = fopen(table.text, "w");
@@ -490,7 +497,7 @@ static int run_eval(int files, char **file) {
     size_t numbers = (size_t)numbers_of(y), more = (size_t)(n > held ? n : held);
     int *guessed = NEW(int, more), *held_label = NEW(int, held + 1);
     wanted_labels(label, n, classes);
-    if ((double)n * (double)numbers > 1e9) die("--samples %d: %d pictures of %zu numbers are more than a billion", opt.samples, n, numbers);
+    limit_samples(n);
     if (n < 4) die("--samples %d: %d pictures are too few to judge (4 at least)", opt.samples, n);
     print_configuration("eval", options);
     SafeTensors st = {0};
@@ -520,17 +527,16 @@ static int run_eval(int files, char **file) {
     if (N > 1 && run.plan.context == CLEAN) printf(" true_below_other=%.1f", sure);
     if (data.video) print_videos(picture, label, n, accuracy);
     if (judged) {
-        int right = 0;
-        double precise, recall;
+        double precise, recall, accurate;
         judge_pictures(&judge, picture, n, (int)numbers, features, guessed);
-        for (int i = 0; i < n; i++) right += guessed[i] == label[i];
+        accurate = accuracy_of(guessed, label, n, NULL, opt.classes);
         judge_pictures(&judge, held_picture, held, (int)numbers, held_features, guessed);
         int some = n < 2000 ? n < held ? n : held : 2000 < held ? 2000 : held;         // as many of either kind, since more points have smaller balls
         double *spread = NEW(double, (size_t)some * FEATURES);
         for (int i = 0; i < some; i++) memcpy(spread + (size_t)i * FEATURES, held_features + (size_t)((long)i * held / some) * FEATURES, FEATURES * sizeof(double));
         precision_recall(&precise, &recall, spread, some, features, some, FEATURES, 3);
         free(spread);
-        printf(" frechet=%.4f class_accuracy=%.4f precision=%.4f recall=%.4f", frechet_distance(held_features, held, features, n, FEATURES), (double)right / n, precise, recall);
+        printf(" frechet=%.4f class_accuracy=%.4f precision=%.4f recall=%.4f", frechet_distance(held_features, held, features, n, FEATURES), accurate, precise, recall);
         params_free(&judge.ps), st_free(&st);
     }
     printf(" pictures_per_s=%.2f seconds=%.1f\n", n / run.seconds, run.seconds);

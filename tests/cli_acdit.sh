@@ -141,7 +141,8 @@ promises eval pictures blocks steps loss frechet class_accuracy precision recall
 expect 0 '' $acdit eval --out "$dir/pictures" --samples 1 --batch 1 --sampling-steps 2 --sample-blocks 1 --classifier "$dir/judge"
 promises eval pictures blocks steps loss frechet class_accuracy precision recall pictures_per_s seconds
 expect 1 'batch 100000 times' $acdit train --data video --batch 100000 --clip 1000 --size 32 --blocks 4 --out "$dir/none"
-expect 1 'more than a billion' $acdit eval --out "$dir/pictures" --samples 1000000
+expect 1 'are more than a million' $acdit eval --out "$dir/pictures" --samples 1000000
+expect 1 'exposure: a network of --context noised' $acdit eval --out "$dir/noised" --exposure
 expect 1 'samples 3: 3 pictures are too few' $acdit eval --out "$dir/pictures" --samples 3 --class 1
 expect 0 '' $acdit train $pictures --blocks 4 --rope code --steps 3 --out "$dir/coded"
 other "$dir/coded/log.csv" "$dir/pictures/log.csv" '--rope code has no effect'
