@@ -93,7 +93,7 @@ demo: setup
 
 # this machine's peaks, every kernel beside them, training and sampling of three sizes, PyTorch where it is installed; two to six minutes
 #      make bench
-bench: $(BUILD)/bench_kernels $(BUILD)/bench_steps df
+bench: $(BUILD)/bench_kernels $(BUILD)/bench_steps df acdit
 	@sh tests/bench.sh $(BUILD)
 $(BUILD)/bench_kernels: tests/bench_kernels.c cpu_fast.c $(BUILD)/cpu_kernels.o kernels.h $(BUILD)/flags
 	$(CC) $(CFLAGS) $< $(BUILD)/cpu_kernels.o -o $@ $(LDLIBS)

@@ -38,7 +38,7 @@ static struct {
 } opt = {
     .layers = 4, .width = 96, .heads = 3, .patch = 4, .clip = 8, .size = 16, .edge = 32, .channels = 1, .classes = 1, .batch = 32, .steps = 2000, .warmup = 50, .save_every = 1000,
     .seed = 1, .samples = 8, .sampling_steps = 25, .epochs = 8,
-    .lr = 5e-3, .decay = 0.15, .max_norm = 1, .ema = 0.995, .drop = 0.1, .guidance = 1.5,
+    .lr = 5e-3, .decay = 0.15, .max_norm = 1, .ema = 0.995, .drop = 0.1, .guidance = 3,
     .data = "data/cache/fashion-mnist/train-images-idx3-ubyte.gz", .blocks = "4", .context = "clean", .rope = "paper", .names = "", .pictures = "", .out = "out/acdit", .device = "cpu",
     .precision = "auto", .solver = "dpmpp", .steps_per_block = "", .frames = "", .animate = "", .classifier = "out/classifier", .class = "",
 };
@@ -76,7 +76,7 @@ static Option options[] = {
     {"solver",   TEXT, &opt.solver,    0, 0, " sample eval ", "dpmpp: DPM-Solver++ of second order, ddim, or ddpm", false, false},
     {"sampling-steps", INT, &opt.sampling_steps, 1, 1000, " sample eval ", "steps of the solver in each block (S)", false, false},
     {"steps-per-block", TEXT, &opt.steps_per_block, 0, 0, " sample eval ", "as 25,15,10: steps of block 0, 1, 2 and all later ones", false, false},
-    {"guidance", REAL, &opt.guidance,  0, 1000, " sample eval ", "scale of classifier-free guidance; up to 1: off (the paper: 1.5 for images, 2.5 for videos)", false, false},
+    {"guidance", REAL, &opt.guidance,  0, 1000, " sample eval ", "scale of classifier-free guidance; 1: off. The paper has 1.5 for images and 2.5 for videos; networks of a few minutes want more", false, false},
     {"sample-blocks", INT, &opt.sample_blocks, 0, 1e6, " sample eval ", "blocks (N) of a picture, of a clip of a video; 0: the last of --blocks", false, false},
     {"length",   INT,  &opt.length,    0, 1e6, " sample ", "video: frames to make, as many as you like; 0: as in training", false, false},
     {"recompute",FLAG, &opt.recompute, 0, 1, " sample ", "without the cache: all clean blocks again in every step", false, false},
@@ -97,7 +97,10 @@ static Option options[] = {
     {0},
 };
 static bool given(const char *name) { for (const Option *o = options; o->name; o++) if (!strcmp(o->name, name)) return o->given; return false; }
-static void set_up(void) { select_machine(opt.threads, opt.device, &opt.precision, opt.naive); }
+static void set_up(void) {
+    select_machine(opt.threads, opt.device, &opt.precision, opt.naive);
+    if (!*opt.out || !*opt.classifier) die("--%s '': the name of a directory is needed", *opt.out ? "classifier" : "out");
+}
 
 
 // ---- 2. METHOD ----------------------------------------------------------------------------------------  <- start here ---------
@@ -635,6 +638,7 @@ static void data_mark(const Data *d) {
     char mark[64];
     uint64_t hash = d->video ? 0 : hash_bytes((const char *)d->images.pixel, (size_t)d->count * (size_t)numbers_of(layout())) ^ hash_bytes((const char *)d->images.label, (size_t)d->count);
     snprintf(mark, sizeof mark, "%d:%016llx", d->count, (unsigned long long)hash);
+    if (d->video) return;
     if (*opt.pictures && strcmp(opt.pictures, mark)) die("%s: not the pictures that were trained on (--data may name another place of them, not other pictures)", opt.data);
     if (!*opt.pictures && !(opt.pictures = strdup(mark))) die("out of memory");
 }
@@ -668,7 +672,7 @@ static int parse_list(const char *option, const char *text, int *list, int room,
     for (const char *p = text; n == 0 || *p; n++) {
         char *end;
         long x = strtol(p, &end, 10);
-        if (end == p || (*end && (*end != ',' || !end[1])) || x < least || x > 1000000 || n == room) die("--%s %s: up to %d whole numbers from %d on, as 1,4,16", option, text, room, least);
+        if (end == p || (*end && (*end != ',' || !end[1])) || x < least || x > 1000000 || n == room) die("--%s %s: up to %d whole numbers from %d on, as 16,4,1", option, text, room, least);
         list[n] = (int)x, p = *end ? end + 1 : end;
     }
     return n;

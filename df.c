@@ -117,7 +117,7 @@ static Option options[] = {
     {0},
 };
 static bool given(const char *name) { for (const Option *o = options; o->name; o++) if (!strcmp(o->name, name)) return o->given; return false; }
-static void set_up(void) { select_machine(opt.threads, opt.device, &opt.precision, opt.naive); }
+static void set_up(void) { select_machine(opt.threads, opt.device, &opt.precision, opt.naive); if (given("out") && !*opt.out) die("--out '': the name of a directory is needed"); }
 
 
 // ---- 2. METHOD ----------------------------------------------------------------------------------------  <- start here ---------

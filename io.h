@@ -769,7 +769,7 @@ static void animation_close(Animation *a) {
         if (to < 100) fprintf(a->file, "%.3f%%{visibility:hidden}", to);
         fprintf(a->file, "}#f%d{animation-name:k%d}", i, i);
     }
-    fprintf(a->file, "</style>\n</svg>\n");
+    fprintf(a->file, "\n#f%d{visibility:visible}</style>\n</svg>\n", a->frames - 1);       // where nothing moves the last frame is seen
     commit_file(a->file, a->temporary, a->path);
     free(a->path), free(a->temporary);
 }

@@ -80,6 +80,8 @@ static int run_classify(int files, char **file) {
     set_up();
     if (is_video()) die("--data video: no classifier is needed, the laws of motion tell the classes apart");
     Path place = judge_path();
+    if (exists(path_in(opt.classifier, "acdit.safetensors").text)) die("--classifier %s: a model stands there (name another directory)", opt.classifier);
+    if (exists(place.text) && !opt.force) die("%s is there already: --force overwrites it, --classifier names another place", place.text);
     bool mine = claim_out(opt.classifier, place.text, false, opt.force);
     school.data = data_open(false, false);
     Layout y = layout();
@@ -232,26 +234,37 @@ static void along_the_way(Sampler *s, int i, int step, Tensor *x, Tensor *eps_la
     if (wanted && way.done > 1) way.column++;
     bool moves = *opt.animate && (way.done % ((way.total + 49) / 50) == 0 || step == steps_of(s->steps, i) - 1);       // about 50 frames
     if (!wanted && !*opt.frames && !moves && !opt.watch) return;
-    int small = moves ? 1 : zoom, first = frame * y.side * y.side, begun = (i + 1) * s->block - first;       // tokens of this frame that are not begun yet stay grey
-    Picture all = *opt.frames || moves ? picture_create(way.rows * (edge * small + 1) + 1, edge * small + 2, 0xffffff) : (Picture){0};
+    int first = frame * y.side * y.side, begun = (i + 1) * s->block - first;       // tokens of this frame that are not begun yet stay grey
+    Picture still = *opt.frames ? picture_create(way.rows * cell + 1, cell + 1, 0xffffff) : (Picture){0}, moving = moves ? picture_create(way.rows * (edge + 1) + 1, edge + 2, 0xffffff) : (Picture){0};
     for (int b = 0; b < way.rows && b < s->B; b++) {
         memset(way.tokens, 0, (size_t)(y.side * y.side) * token_size(s));
         memcpy(way.tokens, s->x + (size_t)b * numbers + (size_t)(first * y.D), (size_t)(begun < y.side * y.side ? begun : y.side * y.side) * token_size(s));
         frame_from_tokens(way.picture, way.tokens, y, s->order + first);
         if (wanted && way.column < STRIP_COLUMNS) draw_frame(&way.strip, way.column * cell + 1, b * cell + 1, way.picture, y, frame, zoom);
-        if (all.rgb) draw_frame(&all, b * (edge * small + 1) + 1, 1, way.picture, y, frame, small);
+        if (*opt.frames) draw_frame(&still, b * cell + 1, 1, way.picture, y, frame, zoom);
+        if (moves) draw_frame(&moving, b * (edge + 1) + 1, 1, way.picture, y, frame, 1);
         if (!opt.watch || b || (!isatty(STDOUT_FILENO) && step < steps_of(s->steps, i) - 1)) continue;
         char above[64];
         snprintf(above, sizeof above, "block %d, step %d", i, step + 1);
         print_frame(way.picture, y, frame, above, way.done > 1);
     }
-    if (moves) animation_picture(&way.animation, &all, 2 * zoom);
+    if (moves) animation_picture(&way.animation, &moving, 2 * zoom);
     if (*opt.frames) {
         char name[64];
         snprintf(name, sizeof name, "%05d.png", way.frames++);
-        picture_save(&all, path_in(opt.frames, name).text);
+        picture_save(&still, path_in(opt.frames, name).text);
     }
-    picture_free(&all);
+    picture_free(&still), picture_free(&moving);
+}
+// At the end of its animation a video plays
+static void play_videos(const real *picture) {
+    Layout y = run.plan.y;
+    int edge = y.side * y.patch;
+    for (int t = 0; is_video() && t < y.frames; t++) {
+        Picture p = picture_create(way.rows * (edge + 1) + 1, edge + 2, 0xffffff);
+        for (int b = 0; b < way.rows; b++) draw_frame(&p, b * (edge + 1) + 1, 1, picture + (size_t)b * (size_t)numbers_of(y), y, t, 1);
+        animation_picture(&way.animation, &p, 2 * zoom_of(edge)), picture_free(&p);
+    }
 }
 
 // The sheet of what was made: pictures: a row for each class; videos: a row for each, at most 32 frames of it
@@ -259,32 +272,45 @@ static void save_sheet(const real *picture, int n, int classes, const char *path
     Layout y = run.plan.y;
     bool video = is_video();
     int edge = y.side * y.patch, zoom = zoom_of(edge), cell = edge * zoom + 1, every = (y.frames + 31) / 32, columns = video ? (y.frames + every - 1) / every : n / classes, rows = video ? n : classes;
+    if (every > 1) printf("the sheet shows every %dth of %d frames\n", every, y.frames);
     if (columns > 64 || rows > 64) printf("the sheet shows the first %d columns and %d rows\n", columns < 64 ? columns : 64, rows < 64 ? rows : 64);
     if (columns > 64) columns = 64;
     if (rows > 64) rows = 64;
     Picture p = picture_create(columns * cell + 1, rows * cell + 1, 0xffffff);
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < columns; c++) {
-            int which = video ? r : c * classes + r;
+            int which = video ? r % (n / classes) * classes + r / (n / classes) : c * classes + r;       // rows of one class stand together
             if (which < n) draw_frame(&p, c * cell + 1, r * cell + 1, picture + (size_t)which * (size_t)numbers_of(y), y, video ? c * every : 0, zoom);
         }
     picture_save(&p, path), picture_free(&p);
 }
 
-// The classifier in --classifier; false if there is none
+// Does not judge, and says why; ends the program if --classifier was asked for
+__attribute__((format(printf, 2, 3))) static bool no_judge(SafeTensors *st, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    Line why = one_line(format, args);
+    va_end(args);
+    if (given("classifier")) die("%s", why.text);
+    printf("pictures are not judged: %s\n", why.text);
+    st_free(st);
+    return false;
+}
+// The classifier in --classifier; false if there is none for these pictures
 static bool judge_open(SafeTensors *st) {
     Path path = judge_path();
-    if (is_video() || !exists(path.text)) return false;
+    if (is_video()) return false;
+    if (!exists(path.text)) return no_judge(st, "%s is not there (./acdit classify --classifier %s makes it)", path.text, opt.classifier);
     *st = st_open(path.text);
     const char *what[] = {"edge", "channels", "classes"}, *program = st_meta(st, "program");
     int have[] = {opt.edge, opt.channels, opt.classes};
-    if (!program || strcmp(program, program_name)) die("%s: not a checkpoint of acdit", path.text);
+    if (!program || strcmp(program, program_name)) return no_judge(st, "%s: not a checkpoint of acdit", path.text);
     for (int i = 0; i < 3; i++) {
         const char *value = st_meta(st, what[i]);
-        if (!value || strtol(value, NULL, 10) != have[i]) die("%s: a classifier of pictures with %s=%s, not %d (./acdit classify --classifier DIR makes another)", path.text, what[i], value ? value : "?", have[i]);
+        if (!value || strtol(value, NULL, 10) != have[i]) return no_judge(st, "%s: a classifier of pictures with %s=%s, not %d (./acdit classify --data FILE --classifier DIR makes another)", path.text, what[i], value ? value : "?", have[i]);
     }
     const char *names = st_meta(st, "names");
-    if (names && strcmp(names, opt.names)) die("%s: a classifier of %s, not of %s (./acdit classify --classifier DIR makes another)", path.text, names, opt.names);
+    if (names && strcmp(names, opt.names)) return no_judge(st, "%s: a classifier of %s, not of %s (./acdit classify --data FILE --classifier DIR makes another)", path.text, names, opt.names);
     return true;
 }
 static Judge judge_load(const SafeTensors *st) {
@@ -373,7 +399,7 @@ static int run_sample(int files, char **file) {
     }
     way_create(B < classes ? B : classes);
     make_pictures(picture, label, n, B, along_the_way);
-    if (*opt.animate) animation_close(&way.animation);
+    if (*opt.animate) play_videos(picture), animation_close(&way.animation);
     Path sheet = path_in(opt.out, "sheet.png"), steps = path_in(opt.out, "steps.png"), table = path_in(opt.out, "classes.csv");
     save_sheet(picture, n, classes, sheet.text), picture_save(&way.strip, steps.text);
     printf("wrote %s (a row for each %s) and %s (the first %d, from noise on the left)\n", sheet.text, is_video() ? "video" : "class", steps.text, way.rows);
@@ -470,7 +496,7 @@ static double print_losses(const double *loss, int pictures, const char *path) {
     if (!csv) die("cannot write %s: %s", path, strerror(errno));
     fprintf(csv, "block");
     for (int s = 0; s < shown; s++) fprintf(csv, ",%s,%s_stderr,%s_more,%s_more_stderr", shown_name[s], shown_name[s], shown_name[s], shown_name[s]);
-    printf("loss of each block by what it sees, and by how much that is more than with the true context\n%5s", "block");
+    printf("loss of each block when it sees the true blocks before it, another picture's, none%s; and by how much that is more than with the true ones (+- standard error)\n%5s", shown > MADE ? ", or blocks made in their place" : "", "block");
     for (int s = 0; s < shown; s++) printf("  %8s%s", shown_name[s], s ? "            more" : "");
     for (int i = 0; i < N; i++) {
         printf("\n%5d", i), fprintf(csv, "\n%d", i);
@@ -485,6 +511,21 @@ static double print_losses(const double *loss, int pictures, const char *path) {
     printf("\n"), fprintf(csv, "\n");
     if (fclose(csv)) die("cannot write %s: %s", path, strerror(errno));
     return least;
+}
+
+// What true pictures would get in the place of the made ones: as many of the held ones, beside all of them. guessed (held)
+static void print_yardstick(const double *features, const int *label, const int *guessed, int held, int n) {
+    if (n > held / 2) n = held / 2;
+    double *some = NEW(double, (size_t)n * FEATURES), *rest = NEW(double, (size_t)n * FEATURES), precise, recall;
+    for (int i = 0; i < n; i++) {
+        long at = (long)i * held / n, beside = at + held / n / 2;
+        memcpy(some + (size_t)i * FEATURES, features + (size_t)at * FEATURES, FEATURES * sizeof(double)), memcpy(rest + (size_t)i * FEATURES, features + (size_t)beside * FEATURES, FEATURES * sizeof(double));
+    }
+    if (n > 3) {
+        precision_recall(&precise, &recall, rest, n, some, n, FEATURES, 3);
+        printf("true pictures in the place of made ones: frechet=%.4f class_accuracy=%.4f precision=%.4f recall=%.4f\n", frechet_distance(features, held, some, n, FEATURES), accuracy_of(guessed, label, held, NULL, opt.classes), precise, recall);
+    }
+    free(some), free(rest);
 }
 
 static int run_eval(int files, char **file) {
@@ -523,11 +564,8 @@ static int run_eval(int files, char **file) {
     double sure = print_losses(loss, n, path_in(opt.out, "blocks.csv").text), mean, error, total = 0;
     for (int i = 0; i < N; i++) mean_of(&mean, &error, loss + i, NULL, n, N), total += mean / N;
     make_pictures(picture, label, n, B, NULL);
-    printf("eval: pictures=%d blocks=%d steps=%d loss=%.5f", n, N, run.plan.steps[0], total);
-    if (N > 1 && run.plan.context == CLEAN) printf(" true_below_other=%.1f", sure);
-    if (data.video) print_videos(picture, label, n, accuracy);
+    double precise = 0, recall = 0, accurate = 0;
     if (judged) {
-        double precise, recall, accurate;
         judge_pictures(&judge, picture, n, (int)numbers, features, guessed);
         accurate = accuracy_of(guessed, label, n, NULL, opt.classes);
         judge_pictures(&judge, held_picture, held, (int)numbers, held_features, guessed);
@@ -536,9 +574,13 @@ static int run_eval(int files, char **file) {
         for (int i = 0; i < some; i++) memcpy(spread + (size_t)i * FEATURES, held_features + (size_t)((long)i * held / some) * FEATURES, FEATURES * sizeof(double));
         precision_recall(&precise, &recall, spread, some, features, some, FEATURES, 3);
         free(spread);
-        printf(" frechet=%.4f class_accuracy=%.4f precision=%.4f recall=%.4f", frechet_distance(held_features, held, features, n, FEATURES), accurate, precise, recall);
+        print_yardstick(held_features, held_label, guessed, held, n);
         params_free(&judge.ps), st_free(&st);
     }
+    printf("eval: pictures=%d blocks=%d steps=%d loss=%.5f", n, N, run.plan.steps[0], total);
+    if (N > 1 && run.plan.context == CLEAN) printf(" true_below_other=%.1f", sure);
+    if (data.video) print_videos(picture, label, n, accuracy);
+    if (judged) printf(" frechet=%.4f class_accuracy=%.4f precision=%.4f recall=%.4f", frechet_distance(held_features, held, features, n, FEATURES), accurate, precise, recall);
     printf(" pictures_per_s=%.2f seconds=%.1f\n", n / run.seconds, run.seconds);
     free(picture), free(held_picture), free(features), free(held_features), free(accuracy), free(loss), free(label), free(guessed), free(held_label), free(run.plan.order);
     net_free(&run.net), st_free(&run.checkpoint), data_free(&data);

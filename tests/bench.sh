@@ -5,4 +5,5 @@ sed -n 's/^model name[^:]*: */processor: /p' /proc/cpuinfo 2>/dev/null | head -n
 "$1"/bench_kernels
 "$1"/bench_steps S T P
 sh tests/bench_df.sh
+sh tests/bench_acdit.sh
 if command -v python3 >/dev/null; then python3 tests/bench_peer.py; fi

@@ -113,6 +113,10 @@ if [ $png ]; then
     check "pictures.svg is no animation of 40 frames: $(grep -c '<g class="f"' "$dir/pictures.svg")" [ "$(grep -c '<image' "$dir/pictures.svg") $(grep -c '@keyframes' "$dir/pictures.svg") $(tail -n 1 "$dir/pictures.svg")" = '40 40 </svg>' ]
     grep -o 'base64,[^"]*' "$dir/pictures.svg" | head -n 1 | cut -d, -f2 | base64 -d >"$dir/frame.png" 2>/dev/null
     whole "$dir/frame.png"
+    expect 0 '' $acdit sample --out "$dir/pictures" $quick --sample-blocks 4 --frames "$dir/both" --animate "$dir/both.svg"
+    check "frames of two sizes" [ "$(for f in "$dir"/both/*.png; do od -An -v -tx1 -j16 -N8 "$f"; done | sort -u | wc -l)" -eq 1 ]
+    expect 0 '' $acdit sample --out "$dir/video" $quick --animate "$dir/video.svg"
+    check "a video does not play" [ "$(grep -c '<image' "$dir/video.svg")" -eq $((2*3 + 4)) ]
     made video $quick
     promises sample $keys $laws
     made video $quick --length 8 --class fall --cost
@@ -125,6 +129,7 @@ expect 0 '' $acdit classify --data "$stripes" --epochs 200 --classifier "$dir/ju
 promises classify steps loss test_pictures test_accuracy seconds
 says ' test_pictures=12 test_accuracy=1.0000 '
 expect 0 '' $acdit eval --out "$dir/pictures" --samples 2 --sampling-steps 2 --sample-blocks 4 --classifier "$dir/judge"
+says '^true pictures in the place of made ones: frechet='
 check "blocks.csv: $(head -n 1 "$dir/pictures/blocks.csv")" sh -c '! grep -q made "$1"' sh "$dir/pictures/blocks.csv"
 expect 0 '' $acdit eval --out "$dir/pictures" --samples 2 --sampling-steps 2 --sample-blocks 4 --classifier "$dir/judge" --exposure
 check "blocks.csv: $(head -n 1 "$dir/pictures/blocks.csv")" grep -q ',made,made_stderr,made_more,' "$dir/pictures/blocks.csv"
@@ -180,6 +185,9 @@ if command -v gzip >/dev/null; then
     cp "$dir"/stripes/* "$dir/bad"; gzip -9 "$dir/bad/train-images-idx3-ubyte"; head -c 300 "$dir/bad/train-images-idx3-ubyte.gz" >"$dir/bad/cut.train-images-idx3-ubyte.gz"
     expect 1 'cut.train-images' $acdit train --data "$dir/bad/cut.train-images-idx3-ubyte.gz" --out "$dir/none"
 fi
+no "out '': the name of a directory" $acdit train $pictures --blocks 4 --out ''
+no 'nowhere/classifier.safetensors is not there' $acdit sample --out "$dir/pictures" --classifier nowhere
+no 'a model stands there' $acdit classify --data "$stripes" --classifier "$dir/pictures" --force
 no 'no checkpoint' $acdit sample --out "$dir/none"
 no 'no checkpoint' $acdit eval --out "$dir/none"
 no 'no checkpoint' $acdit train --resume --out "$dir/none"
