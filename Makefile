@@ -87,7 +87,7 @@ demo: setup
 	@./df train --task video --out out/demo-video --force --steps $$(($(STEPS) / 5)) --lr 2e-3 && ./df sample --task video --out out/demo-video --length 200
 	@if sh data/get.sh fashion; then \
 		./acdit classify --classifier out/demo-classifier --force --epochs 4 && ./acdit train --out out/demo-acdit --force --steps $$(($(STEPS) * 5 / 6)) --batch 16 && \
-		./acdit sample --out out/demo-acdit --classifier out/demo-classifier --guidance 3; \
+		./acdit sample --out out/demo-acdit --classifier out/demo-classifier; \
 	else echo "without Fashion-MNIST acdit makes videos, each of a kind of motion" && ./acdit train --data video --blocks 4 --out out/demo-acdit --force --steps $$(($(STEPS) / 3)) && ./acdit sample --out out/demo-acdit --samples 2; fi
 	@sh figures/demo.sh
 

@@ -43,7 +43,7 @@ set yrange [0:*]
 set logscale x 2
 set xtics (1000, 2000, 4000)
 set xrange [900:4500]
-set key top right
+set key bottom left
 curve(n, context, w) = sprintf("< awk -F, 'NR > 1 && $1 == %d && $2 == \"%s\" && $5 == %g { n[$4]++; s[$4] += $6; q[$4] += $6^2 } END { for (k in n) { m = s[k]/n[k]; print k \",\" m \",\" sqrt((q[k]/n[k] - m^2) / (n[k] - 1)) } }' figures/blocks.csv | sort -n", n, context, w)
 do for [w in '1 1.5'] {
     set title (w eq '1' ? 'without guidance' : 'guidance 1.5')
