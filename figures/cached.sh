@@ -17,7 +17,7 @@ for frames in 4 16 64; do
             best=1e9
             for repeat in 1 2 3; do
                 ./acdit sample --out $out/$frames --samples 4 --class fall --batch 4 --sampling-steps 5 --sample-blocks "$blocks" --precision fp32 --cost $how >$out/log
-                best=$(awk -v a="$best" -v b="$(value sample seconds $out/log)" 'BEGIN { print a < b ? a : b }')
+                best=$(awk -v a="$best" -v b="$(value sample seconds $out/log)" 'BEGIN { print (a < b ? a : b) }')
             done
             echo "$((frames * 64)),$blocks,$([ "$how" ] && echo no || echo yes),$(awk "BEGIN { print $best / 4 }"),$(awk "BEGIN { print $(value cost counted $out/log) * 1e-9 }"),$(awk -v p="$(value cost paper $out/log)" 'BEGIN { print p == "" ? "" : p * 1e-9 }')" >>$out/cached.csv
         done
@@ -38,10 +38,11 @@ set xtics (1, 2, 4, 8, 16)
 set xrange [0.9:18]
 set key outside below
 curve(tokens, cached, column) = sprintf("< awk -F, '$1 == %d && $3 == \"%s\"' figures/cached.csv", tokens, cached)
+color(t) = t eq '256' ? 1 : t eq '1024' ? 2 : 3
 set ylabel 'seconds for a video'
-plot for [t in '256 1024 4096'] curve(int(t), 'yes', 4) using 2:4 with linespoints lw 2 title t.' tokens, cached', for [t in '256 1024 4096'] curve(int(t), 'no', 4) using 2:4 with linespoints dt 2 title t.', recomputed'
+plot for [t in '256 1024 4096'] curve(int(t), 'yes', 4) using 2:4 with linespoints lw 2 lc color(t) title t.' tokens, cached', for [t in '256 1024 4096'] curve(int(t), 'no', 4) using 2:4 with linespoints dt 2 lc color(t) title t.', recomputed'
 set ylabel 'GFLOP for a video'
-plot for [t in '256 1024 4096'] curve(int(t), 'yes', 5) using 2:5 with points pt 7 title t.' tokens, counted', for [t in '256 1024 4096'] curve(int(t), 'yes', 6) using 2:6 with lines title t.', formula'
+plot for [t in '256 1024 4096'] curve(int(t), 'yes', 5) using 2:5 with points pt 7 lc color(t) title t.' tokens, counted', for [t in '256 1024 4096'] curve(int(t), 'yes', 6) using 2:6 with lines lc color(t) title t.', formula'
 unset multiplot
 PLOT
 fi

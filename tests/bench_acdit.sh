@@ -19,7 +19,7 @@ for precision in fp32 ${has_bf16:+bf16}; do
         best=0
         for repeat in 1 2 3; do
             ./acdit sample --out "$scratch/$size" --samples 4 --class fall --batch 4 --precision $precision >"$scratch/log"
-            best=$(awk -v a=$best -v b="$(value sample pictures_per_s "$scratch/log")" 'BEGIN { print a > b ? a : b }')
+            best=$(awk -v a=$best -v b="$(value sample pictures_per_s "$scratch/log")" 'BEGIN { print (a > b ? a : b) }')
         done
         echo "acdit $precision $size: training $(rate $batch "$scratch/$size") pictures/s, sampling $best pictures/s"
     done
