@@ -33,6 +33,7 @@ PROGRAMS = bd3lm df acdit
 HEADERS = common.h io.h kernels.h data/text.h data/maze.h data/video.h data/motion.h data/scores.h data/series.h data/images.h data/pictures.h data/gallery.h data/tasks.h tests/golden.h tests/check_bd3lm.h tests/check_df.h tests/check_acdit.h
 KERNELS = $(BUILD)/cpu_kernels.o $(BUILD)/cpu_fast.o
 .DELETE_ON_ERROR:
+MAKEFLAGS += --jobs=$(or $(shell nproc 2>/dev/null),1)        # of what is built; what a recipe does stays in its order
 .PHONY: all emu setup demo test test-cuda test-long mutants kernel-table bench debug data docs-check clean
 
 # every program                                              make -j2 all CC=clang
