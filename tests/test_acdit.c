@@ -74,6 +74,7 @@ static void test_mask(void) {
         CHECK(pairs == 9L*N*N, "%d blocks: %ld pairs", N, pairs);
     }
     for (int i = 0; i < 12; i++) { Span s = attends_noised(i, 4); CHECK(s.lo[0] == 0 && s.hi[0] == (i/4 + 1) * 4 && s.hi[1] == s.lo[1], "row %d", i); }
+    for (int i = 0; i < 12; i++) { Span s = attends_alone(i, 4); CHECK(s.lo[0] == i/4 * 4 && s.hi[0] == (i/4 + 1) * 4 && s.hi[1] == s.lo[1], "row %d alone", i); }
 }
 
 // Angles turn by differences of positions alone, as the paper has it, and lengths stay; as coded neither holds
@@ -106,6 +107,7 @@ static void test_rope(void) {
 }
 
 static void test_draws(void) {
+    CHECK(beta(0) == 1e-4 && fabs(beta(K - 1) - 0.02) <= 1e-15 && fabs(alpha_bar(999) - 4.0358297653756754e-05) <= 1e-17 && alpha_bar(-1) == 1, "alpha_bar(999) = %g", alpha_bar(999));
     enum { B = 3000, N = 4 };
     static int k[B*N], label[B];
     Rng r = rng(9, RNG_LEVEL, 1);
@@ -204,6 +206,23 @@ static void test_start(void) {
         CHECK_CLOSE("loss at the start", (double)loss[0], want, 1e-6 * want);
         free(loss), case_free(&a), net_free(&net);
     }
+}
+
+// As training begins all gates are 0: noised tokens pass every layer unchanged, clean ones do not
+static void test_gates(void) {
+    Net net = make_net(small(false, 3), 0, 0, 22, true);
+    Case a = make_case(net.c, 2, 4, true);
+    Tensor *after[3];
+    net.after = after;
+    case_loss(&net, &a, NULL, CLEAN);
+    int clean = a.T - a.T/4, C = net.c.C, S = clean + a.T;
+    real *one = to_host(after[0]->data, count(after[0])), *two = to_host(after[1]->data, count(after[1])), *three = to_host(after[2]->data, count(after[2]));
+    for (int b = 0; b < a.B; b++) {
+        size_t noised = (size_t)(b*S + clean) * (size_t)C, n = (size_t)(a.T * C), first = (size_t)(b*S) * (size_t)C;
+        CHECK(same_bits(one + noised, two + noised, n) && same_bits(two + noised, three + (size_t)(b * a.T * C), n), "noised tokens of picture %d move", b);
+        CHECK(!same_bits(one + first, two + first, (size_t)(clean * C)), "clean tokens of picture %d stay", b);
+    }
+    free(one), free(two), free(three), case_free(&a), net_free(&net);
 }
 
 // Changed clean tokens of a block change the predictions of later blocks, and of no others: to the bit
@@ -351,6 +370,33 @@ static void test_cached(void) {
         close_to("cached and recomputed", x[0], x[1], n, REAL_IS_DOUBLE ? 1e-9 : 2e-3);
         free(x[0]), free(x[1]), case_free(&a), net_free(&net);
     }
+    tape.off = false;
+}
+// The modulations of all steps from the table, or computed in every step; blocks with other numbers of steps, and a second sampler, want another table
+static void test_table(void) {
+    tape.off = true;
+    Net net = make_net(small(false, 2), 2, 200, 23, false);
+    Case a = make_case(net.c, 2, 4, true);
+    size_t n = (size_t)(a.B * a.T * a.D);
+    int room = net.mods_rows, *labels = a.label, others[2] = {1, 3};
+    for (int sampler = 0; sampler < 2; sampler++) {
+        real *x[2];
+        a.label = sampler ? others : labels;
+        for (int table = 0; table < 2; table++) {
+            Sampler s = make_sampler(&net, &a, 4, 3, 2);
+            net.slots = cache_slots(s.window, s.block, s.guidance), net.mods_rows = table ? room : 0;
+            for (int i = 0; i < 4; i++) { sample_block(&s, i); CHECK(net.mods_steps == (table ? s.steps[i] : 0), "%d steps in the table", net.mods_steps); }
+            x[table] = memcpy(NEW(real, n), s.x, n * sizeof(real));
+            sampler_free(&s);
+        }
+        close_to("table and computed", x[1], x[0], n, REAL_IS_DOUBLE ? 1e-9 : 2e-3);
+        free(x[0]), free(x[1]);
+    }
+    a.label = labels;
+    case_free(&a), net_free(&net);
+    double of_label, of_null;
+    guidance(&of_label, &of_null, 2.5);
+    CHECK(of_label == 2.5 && of_null == -1.5, "guidance %g, %g", of_label, of_null);
     tape.off = false;
 }
 // One cache for both halves of guidance, against two samplers, one with the label and one without, each with a cache of its own
@@ -544,9 +590,9 @@ int main(void) {
     omp_set_num_threads(1);                              // many small passes: threads would wait for each other most of the time
 #endif
     test_mask(), test_rope(), test_draws(), test_solvers(), test_order();
-    test_start(), test_influence(), test_nothing_missing();
+    test_start(), test_gates(), test_influence(), test_nothing_missing();
     if (REAL_IS_DOUBLE) test_gradients();
-    test_cached(), test_shared_cache(), test_as_trained(), test_ring(), test_beside();
+    test_cached(), test_table(), test_shared_cache(), test_as_trained(), test_ring(), test_beside();
     test_cost(), test_rate(), test_held();
     return finish(REAL_IS_DOUBLE ? "test_acdit (double)" : "test_acdit (float, fast kernels)");
 }
