@@ -117,7 +117,7 @@ clean:
 # The plain kernels in double are the oracle of parity, and let gradients be checked to 1e-7.
 DOUBLE = -Dreal=double
 TESTS  = $(BUILD)/test_common $(BUILD)/test_video $(BUILD)/test_motion $(BUILD)/test_scores $(BUILD)/test_series $(BUILD)/test_images $(BUILD)/test_maze $(BUILD)/test_ops $(BUILD)/test_bd3lm64 $(BUILD)/test_bd3lm $(BUILD)/test_df64 $(BUILD)/test_df $(BUILD)/test_acdit64 $(BUILD)/test_acdit $(PROGRAMS:%=$(BUILD)/test_check_%) $(PROGRAMS:%=$(BUILD)/%64) $(BUILD)/poison $(BUILD)/fuzz $(BUILD)/fuzz_df $(BUILD)/fuzz_acdit
-TEST_HEADERS = $(HEADERS) tests/check.h tests/allocations.h
+TEST_HEADERS = $(HEADERS) tests/check.h tests/close.h tests/allocations.h
 
 $(BUILD)/cpu64.so: cpu_kernels.c kernels.h $(BUILD)/flags
 	$(CC) $(CFLAGS) $(DOUBLE) -fPIC -shared $< -o $@ $(LDLIBS)

@@ -2,6 +2,7 @@
 #define TESTING
 #include "../df.c"
 #include "check.h"
+#include "close.h"
 #include "allocations.h"
 
 // Thousands of rows are too slow where the memory of tensors is opened and closed around every kernel; the same code is run there by the other tests.
@@ -12,15 +13,6 @@ static const bool MANY_PASSES = true;
 #endif
 static const double TIGHT = REAL_IS_DOUBLE ? 1e-11 : 5e-5;
 
-// The largest difference so far; a NaN stays
-static double worst_of(double worst, double diff) { return isnan(worst) || diff <= worst ? worst : diff; }
-// n numbers against others, by the largest of these
-static bool close_to(const char *what, const real *got, const real *want, size_t n, double bound) {
-    double worst = 0, largest = 0;
-    for (size_t i = 0; i < n; i++) worst = worst_of(worst, fabs((double)got[i] - (double)want[i])), largest = fmax(largest, fabs((double)want[i]));
-    return CHECK(largest > 0 && worst <= bound * largest, "%s: %g of %g", what, worst, largest);
-}
-static bool same_bits(const real *a, const real *b, size_t n) { return !memcmp(a, b, n * sizeof(real)); }
 
 // ---- small networks with odd sizes ------------------------------------------------------------------------------------------------
 enum { LEVELS = 50 };
