@@ -400,14 +400,9 @@ static Tensor *forward(Net *net, Input in) {
 
 // ---- 4. loss ------------------------------------------------------------------------------------------------------------------
 
-// coefficients of mix(): made row by row, or the same for n rows
-typedef struct Rows { double *a, *b; } Rows;
-static Rows rows_create(int n) { return (Rows){HOST(double, n), HOST(double, n)}; }
+// a coefficient of mix() that is the same for n rows
 static double *same(int n, double value) { double *a = HOST(double, n); for (int i = 0; i < n; i++) a[i] = value; return a; }
 
-static Tensor *on_device(const real *x, int B, int T, int C, const char *name) {
-    return constant(to_device(x, (size_t)B * (size_t)T * (size_t)C * sizeof(real)), B, T, C, name);
-}
 // side by side for each picture: the first n tokens of x, then all of y
 static Tensor *beside(Tensor *x, int n, Tensor *y) {
     int B = y->B, T = y->T, D = y->C;

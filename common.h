@@ -249,6 +249,10 @@ static Tensor *constant(real *data, int B, int T, int C, const char *name) {
     *x = (Tensor){.data = data, .B = B, .T = T, .C = C, .kind = CONSTANT, .name = name};
     return x;
 }
+// numbers of the host (B,T,C), put on the device until the end of the step; NULL: NULL
+static Tensor *on_device(const real *x, int B, int T, int C, const char *name) {
+    return x ? constant(to_device(x, (size_t)B * (size_t)T * (size_t)C * sizeof(real)), B, T, C, name) : NULL;
+}
 static Tensor *activation(int B, int T, int C, const char *name) { return tensor(B, T, C, ACTIVATION, name); }
 
 // Marks x as an input: backward(loss, INPUTS) leaves d loss / d x in x->grad.
@@ -741,6 +745,9 @@ static Tensor *reshape(Tensor *x, int B, int T, int C) {
     return out;
 }
 
+// The coefficients of mix(), below, made row by row: N of each, on the host
+typedef struct Rows { double *a, *b, *c; } Rows;
+static Rows rows_create(int N) { return (Rows){HOST(double, N), HOST(double, N), HOST(double, N)}; }
 // a[n] x[n] + b[n] y[n] + c[n] z[n] for every row n; coefficients on the host, (N). y, z NULL: not there -> the shape of x
 typedef struct { Tensor *out, *x, *y, *z; const double *a, *b, *c; } Mix;
 static void mix_back(const void *p) {

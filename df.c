@@ -509,9 +509,6 @@ static void net_free(Net *net) {
 
 // ---- 4. loss ------------------------------------------------------------------------------------------------------------------
 
-// mix() with coefficients that are made row by row
-typedef struct Rows { double *a, *b, *c; } Rows;
-static Rows rows_create(int N) { return (Rows){HOST(double, N), HOST(double, N), HOST(double, N)}; }
 
 // The kinds of noise in training. Diffusion Forcing: a level for each token; and its two limits, teacher forcing (next-token diffusion after a clean history)
 // and full-sequence diffusion (one level for all tokens).
@@ -534,9 +531,6 @@ static void token_weights(double *w, Weighting how, const int *k, int B, int T, 
     }
 }
 
-static Tensor *on_device(const real *x, int B, int T, int C, const char *name) {
-    return x ? constant(to_device(x, (size_t)B * (size_t)T * (size_t)C * sizeof(real)), B, T, C, name) : NULL;
-}
 
 // [x_k | history] side by side, T tokens each, with their levels: every noisy token meets a history that has levels of its own
 static Input doubled(Tensor *x_k, Tensor *history, Tensor *cond, const int *k, const int *k_history) {
