@@ -2,6 +2,7 @@
 # What `make test` cannot do in three minutes: sanitizers with the fake device, the other compiler, no OpenMP, the baseline processor, Arm.
 # Each part must report its counts; the last line adds them up.
 set -u
+unset MAKEFLAGS                                         # each make below counts its own jobs; one that looks for its parent's warns
 passed=0 failed=0
 part() {                                                # part NAME COMMAND...
     name=$1; shift
