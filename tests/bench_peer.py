@@ -6,7 +6,9 @@
 Matrix products of the sizes of bench_kernels.c, then training steps of the sizes of bench_steps.c: the network of bd3lm.c (section 4) and its
 loss (5) as one would write them first: attention computes all pairs of the doubled sequence under a dense mask, the last layer all rows, and the
 output layer all noisy ones, where bd3lm.c skips what nobody attends to or predicts. That is part of what is compared.
-Last, training steps of the two planners of df.c, at the sizes of bench_df.sh.
+Then training steps of the two planners of df.c, at the sizes of bench_df.sh.
+Last, those of acdit.c (sections 3 and 4) on videos, at the sizes of bench_acdit.sh: again all pairs of the doubled sequence and all rows of the
+last layer, where acdit.c leaves out the last clean block, and takes from the last layer only keys and values of the others.
 """
 import argparse, os, sys, time
 try:
@@ -21,7 +23,11 @@ except ImportError:
 SIZES = [("S", 6, 384, 6, 256, 256, 16, 16, 3), ("T", 4, 192, 6, 64, 128, 4, 32, 8)]
 PRODUCTS = [(8192, 384, 384), (8192, 384, 1536), (8192, 1536, 384), (2048, 2048, 2048)]     # rows, from, to
 COND, FREQ, MLP = 128, 256, 4
-LEVELS = 1000                                                           # of the planners
+LEVELS = 1000                                                           # of the planners and videos
+ALPHA_BAR = torch.cumprod(1 - torch.linspace(1e-4, 0.02, LEVELS), 0)
+FRAMES, NUMBERS, CLASSES = 4, 16, 5                                     # frames of a video, numbers of a token, kinds of motion
+# name, layers, width, heads, tokens along an edge of a frame, blocks, batch, steps: those of bench_acdit.sh
+VIDEOS = [("S", 6, 384, 6, 8, 4, 8, 3), ("T4", 4, 96, 3, 4, 4, 32, 12), ("T16", 4, 96, 3, 4, 16, 32, 12)]
 
 def has_matrix_unit():
     return os.path.exists("/proc/cpuinfo") and "amx_bf16" in open("/proc/cpuinfo").read()
@@ -135,13 +141,66 @@ class Transformer(nn.Module):
             h = layer(h)
         return self.out(h)
 
-def df_loss(net, x, alpha_bar, dtype):
+def df_loss(net, x, dtype):
     """a level for each token (Eq. 3.1), x0 predicted, every token of weight 1"""
     k = torch.randint(LEVELS, x.shape[:2])
-    a = alpha_bar[k][..., None]
+    a = ALPHA_BAR[k][..., None]
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         prediction = net(a.sqrt() * x + (1 - a).sqrt() * torch.randn_like(x), k)
     return F.mse_loss(prediction.float(), x)
+
+class BlockLayer(nn.Module):
+    """a layer of acdit.c: noised blocks are modulated (adaLN-zero), clean ones pass as they are (shift and scale 0, gate 1)"""
+    def __init__(self, C, NH):
+        super().__init__()
+        self.NH = NH
+        self.norm1, self.norm2, self.q_norm, self.k_norm = (nn.RMSNorm(n, eps=1e-6) for n in (C, C, C // NH, C // NH))
+        self.qkv, self.out = nn.Linear(C, 3 * C), nn.Linear(C, C)
+        self.mlp = nn.Sequential(nn.Linear(C, MLP * C), nn.GELU(approximate="tanh"), nn.Linear(MLP * C, C))
+        self.ada = nn.Linear(C, 6 * C)
+
+    def forward(self, x, cond, mask, cos, sin):                         # x (B,2N,block,C), clean blocks first; cond (B,N,1,C)
+        B, blocks, block, C = x.shape
+        shift1, scale1, gate1, shift2, scale2, gate2 = (
+            F.pad(m, (0, 0, 0, 0, blocks // 2, 0), value=clean) for m, clean in zip(self.ada(cond).chunk(6, dim=-1), (0, 0, 1, 0, 0, 1)))
+        q, k, v = self.qkv(self.norm1(x) * (1 + scale1) + shift1).view(B, -1, 3, self.NH, C // self.NH).permute(2, 0, 3, 1, 4)
+        a = F.scaled_dot_product_attention(rotate(self.q_norm(q.float()), cos, sin), rotate(self.k_norm(k.float()), cos, sin), v, attn_mask=mask)
+        x = x + gate1 * self.out(a.transpose(1, 2).reshape(x.shape))
+        return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+
+class BlockNet(nn.Module):
+    """forward() of acdit.c for videos in N blocks"""
+    def __init__(self, NL, C, NH, edge, N):
+        super().__init__()
+        self.embedding, self.label = nn.Linear(NUMBERS, C, bias=False), nn.Embedding(CLASSES + 1, C)
+        self.time = nn.Sequential(nn.Linear(FREQ, C), nn.SiLU(), nn.Linear(C, C))
+        self.layers = nn.ModuleList(BlockLayer(C, NH) for _ in range(NL))
+        self.norm, self.linear, self.ada = nn.RMSNorm(C, eps=1e-6), nn.Linear(C, NUMBERS), nn.Linear(C, 2 * C)
+        for zero in [self.linear, self.ada] + [y.ada for y in self.layers]:
+            nn.init.zeros_(zero.weight), nn.init.zeros_(zero.bias)
+        T, HS = FRAMES * edge * edge, C // NH
+        places = torch.cartesian_prod(torch.arange(FRAMES), torch.arange(edge), torch.arange(edge)).T
+        shares = HS // 4, HS * 3 // 8, HS * 3 // 8                      # of a head, that time, row and column turn
+        angle = torch.cat([m[:, None] * 100.0 ** (-torch.arange(0, d, 2) / d) for m, d in zip(places, shares)], dim=1).repeat(2, 1)
+        mask = doubled_mask(T, T // N).roll((T, T), (0, 1))             # here the clean half comes first
+        for name, table in (("cos", angle.cos()), ("sin", angle.sin()), ("mask", mask)):
+            self.register_buffer(name, table)
+
+    def forward(self, x, k, label):                                     # (B,2N,block,NUMBERS), levels (B,N), (B) -> (B,N,block,NUMBERS)
+        cond = F.silu(self.time(sinusoids(k, FREQ)) + self.label(label)[:, None])[:, :, None]       # frequencies of df.c: as much work
+        x = self.embedding(x).float()                                   # products in bf16, sums in float32
+        for layer in self.layers:
+            x = layer(x, cond, self.mask, self.cos, self.sin)
+        shift, scale = self.ada(cond).chunk(2, dim=-1)
+        return self.linear(self.norm(x[:, k.shape[1]:]) * (1 + scale) + shift)
+
+def acdit_loss(net, x, label, dtype):
+    """a level for each block, the noise predicted (Eq. 3); x (B,N,block,NUMBERS)"""
+    k, noise = torch.randint(LEVELS, x.shape[:2]), torch.randn_like(x)
+    a = ALPHA_BAR[k][..., None, None]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        prediction = net(torch.cat((x, a.sqrt() * x + (1 - a).sqrt() * noise), dim=1), k, label)
+    return F.mse_loss(prediction.float(), noise)
 
 def update(net, average, adamw, loss):
     adamw.zero_grad()
@@ -185,9 +244,19 @@ def train(name, NL, C, NH, symbols, T, block, B, steps, dtype, quick):
 def train_planner(name, net, B, T, C, dtype, quick):
     average = [p.detach().clone() for p in net.parameters()]
     adamw = torch.optim.AdamW(net.parameters(), lr=5e-4, weight_decay=1e-4, fused=True)
-    alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, LEVELS), 0)
-    s = best(lambda: update(net, average, adamw, df_loss(net, torch.randn(B, T, C), alpha_bar, dtype)), 1 if quick else 6)
+    s = best(lambda: update(net, average, adamw, df_loss(net, torch.randn(B, T, C), dtype)), 1 if quick else 6)
     print("torch train df %-11s %5.0f sequences/s | %d parameters" % (name, B / s, sum(p.numel() for p in net.parameters())), flush=True)
+
+def train_video(name, NL, C, NH, edge, N, B, steps, dtype, quick):
+    net = BlockNet(NL, C, NH, edge, N)
+    average = [p.detach().clone() for p in net.parameters()]
+    adamw = torch.optim.AdamW(net.parameters(), lr=5e-3, betas=(0.9, 0.95), weight_decay=0, fused=True)
+
+    def step():
+        label = torch.where(torch.rand(B) < 0.1, CLASSES, torch.randint(CLASSES, (B,)))     # some are hidden, for guidance
+        return update(net, average, adamw, acdit_loss(net, torch.randn(B, N, FRAMES * edge * edge // N, NUMBERS), label, dtype))
+    s = best(step, 1 if quick else steps)
+    print("torch train acdit %-5s %5.1f pictures/s | %d parameters" % (name, B / s, sum(p.numel() for p in net.parameters())), flush=True)
 
 def main():
     parser = argparse.ArgumentParser(description="matrix products and training steps in plain PyTorch, to be read beside make bench")
@@ -209,6 +278,8 @@ def main():
             train(*sizes, dtype, args.quick)
         train_planner("rnn", Recurrent(60, 512, 128, 4), 256, 30, 60, dtype, args.quick)
         train_planner("transformer", Transformer(20, 128, 12, 4, 61), 64, 61, 20, dtype, args.quick)
+        for sizes in VIDEOS:
+            train_video(*sizes, dtype, args.quick)
 
 if __name__ == "__main__":
     main()
