@@ -24,12 +24,17 @@ typedef float   vec  __attribute__((vector_size(VW * 4), aligned(4), may_alias))
 typedef int32_t ivec __attribute__((vector_size(VW * 4), aligned(4), may_alias));
 typedef uint32_t uvec __attribute__((vector_size(VW * 4), aligned(4), may_alias));
 #define UNROLL _Pragma("GCC unroll 16")         // accumulators stay in registers only if every loop over them is unrolled
-#if defined(__x86_64__)                         // no instruction: says that x now differs from memory, or gcc loads it again for every use
+#define TWICE _Pragma("GCC unroll 2")
+// No instructions. KEEP: says that x now differs from memory, or gcc loads it again for every use. USED: x is needed up to here, or gcc takes its register for a sum and moves that back.
+#if defined(__x86_64__)
 #define KEEP(x) __asm__("" : "+x"(x))
+#define USED(x) __asm__ volatile("" : : "x"(x))
 #elif defined(__aarch64__)
 #define KEEP(x) __asm__("" : "+w"(x))
+#define USED(x) __asm__ volatile("" : : "w"(x))
 #else
 #define KEEP(x)
+#define USED(x)
 #endif
 
 static int min(int a, int b) { return a < b ? a : b; }
@@ -234,9 +239,17 @@ static inline __attribute__((always_inline)) void tile_nv(const int nv, const in
     size_t row[MR];                             // rows beyond the last are the last once more, and not stored
     UNROLL for (int i = 0; i < MR; i++) row[i] = along ? min(i, m - 1) * as : (size_t)i;
     UNROLL for (int i = 0; i < MR; i++) UNROLL for (int j = 0; j < nv; j++) c[i][j] = (vec){0};
-    for (int p = 0; p < k; p++) {
+    TWICE for (int p = 0; p < k; p++) {
         const float *a_p = a + (along ? (size_t)p : p*as);
-        UNROLL for (int i = 0; i < MR; i++) UNROLL for (int j = 0; j < nv; j++) c[i][j] += a_p[row[i]] * *(const vec *)(b + p*bp + j*VW);
+        vec y[NV];
+        UNROLL for (int j = 0; j < nv; j++) { y[j] = *(const vec *)(b + p*bp + j*VW); KEEP(y[j]); }
+        UNROLL for (int i = 0; i < MR; i++) {
+            vec x = a_p[row[i]] - (vec){0};     // minus zero, which changes no number, makes a vector of one
+            KEEP(x);
+            UNROLL for (int j = 0; j < nv; j++) c[i][j] += x * y[j];
+            USED(x);
+        }
+        UNROLL for (int j = 0; j < nv; j++) USED(y[j]);
     }
     UNROLL for (int i = 0; i < MR; i++) if (i < m) UNROLL for (int j = 0; j < nv; j++) {
         vec *o = (vec *)(C + i*ldc + j*VW);
