@@ -204,8 +204,8 @@ enum {
     MP = MC * 32, NP = NC * 16                  // rows and columns of a panel, packed at once
 };
 
-// What happens to a finished row of C: + bias, copy to pre, activation
-typedef struct { const float *bias; float *pre; Activation act; } Epilogue;
+// What happens to a finished row of C: + bias, copy to pre, activation. sums: [i] += sum_p A(i,p), taken along while a panel of A is near (ai = 1 only)
+typedef struct { const float *bias; float *pre; Activation act; float *sums; } Epilogue;
 
 typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
 #ifdef __clang__
@@ -274,7 +274,20 @@ static void tile(const int along, int k, const float *a, size_t as, const float 
     #undef TILE
 }
 
+// sums[i] += sum over p < k of A[i + p*ap], i < m
+static void add_sums(float *sums, const float *A, size_t ap, int m, int k) {
+    for (int i = 0; i < m; i += NR) {
+        int width = min(NR, m - i);
+        vec sum[NV];
+        UNROLL for (int j = 0; j < NV; j++) sum[j] = (vec){0};
+        for (int p = 0; p < k && width == NR; p++) UNROLL for (int j = 0; j < NV; j++) sum[j] += *(const vec *)(A + i + p*ap + j*VW);
+        if (width == NR) UNROLL for (int j = 0; j < NV; j++) *(vec *)(sums + i + j*VW) += sum[j];
+        else for (int p = 0; p < k; p++) for (int l = i; l < m; l++) sums[l] += A[l + p*ap];
+    }
+}
+
 static void epilogue(float *C, size_t ldc, const Epilogue *e, int i0, int i1, int j0, int j1) {
+    if (!e->bias && !e->pre && !e->act) return;
     for (int i = i0; i < i1; i++)
         FOR_VECTORS(j1 - j0, j, count,
             size_t at = i*ldc + j0 + j;
@@ -298,6 +311,7 @@ static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, cons
         int n = min(NP, N - j0), k = min(depth, K - p0), m = min(MP, M - i0), last = p0 + k == K;
         for (int j = 0; j < n && i0 == 0; j += NR)
             if (pack_b || (n - j < NR && (n - j) % VW)) pack(b + (size_t)j*k, B + p0*bp + (j0 + j)*bj, min(NR, n - j), k, bj, bp, NR, how);
+        if (e && e->sums && !j0) add_sums(e->sums + i0, A + i0 + p0*ap, ap, m, k);
         for (int i = 0; i < m; i += MR)
             if (pack_a || (across && m - i < MR)) pack(a + (size_t)i*k, A + (i0 + i)*ai + p0*ap, min(MR, m - i), k, ai, ap, MR, how);
         for (int jc = 0; jc < n; jc += NC)
@@ -449,6 +463,7 @@ static void tile_gemm(int M, int N, int K, const float *A, size_t ai, size_t ap,
         pack_tiles(b, B + p0*bp + j0*bj, n, k, bj, bp, 1);
         for (int i0 = 0; i0 < M; i0 += ROWS) {
             int m = min(ROWS, M - i0);
+            if (e && e->sums && !j0) add_sums(e->sums + i0, A + i0 + p0*ap, ap, m, k);
             pack_tiles(a, A + i0*ai + p0*ap, m, k, ai, ap, 0);
             for (int jn = 0; jn < n; jn += near)
                 for (int i = 0; i < m; i += LINES)
@@ -509,7 +524,7 @@ static void multiply(int M, int N, int K, const float *A, size_t ai, size_t ap, 
     for (int part = 0; part < threads; part++) {
         int i = part / across * rows, j = part % across * columns, m = min(rows, M - i), n = min(columns, N - j);
         if (m <= 0 || n <= 0) continue;                 // fewer tiles than threads
-        Epilogue mine = e ? (Epilogue){e->bias ? e->bias + j : NULL, e->pre ? e->pre + i*ldc + j : NULL, e->act} : (Epilogue){0};
+        Epilogue mine = e ? (Epilogue){e->bias ? e->bias + j : NULL, e->pre ? e->pre + i*ldc + j : NULL, e->act, e->sums && !j ? e->sums + i : NULL} : (Epilogue){0};
         multiply_part(m, n, K, A + i*ai, ai, ap, B + j*bj, bp, bj, add, C + i*ldc + j, ldc, e ? &mine : NULL, how);
     }
 }
@@ -607,7 +622,7 @@ static void more_rows(float *out, const float *inp, const float *weight, int N, 
 }
 
 void linear_forward_fast(float *out, float *pre, const float *inp, const float *weight, const float *bias, int N, int C, int OC, Activation act, Precision how) {
-    Epilogue e = {bias, pre, act}, *finish = bias || pre || act ? &e : NULL;
+    Epilogue e = {bias, pre, act, NULL}, *finish = bias || pre || act ? &e : NULL;
     if (N <= FEW && how == FP32) few_rows(out, inp, weight, N, C, OC, finish);
     else if (N <= MORE && how == FP32) more_rows(out, inp, weight, N, C, OC, finish);
     else multiply(N, OC, C, inp, C, 1, weight, 1, C, 0, out, OC, finish, how);
@@ -618,17 +633,8 @@ void linear_backward_inp_fast(float *dinp, const float *dpre, const float *weigh
 }
 
 void linear_backward_weight_fast(float *dweight, float *dbias, const float *dpre, const float *inp, int N, int C, int OC, Precision how) {
-    multiply(OC, C, N, dpre, 1, OC, inp, C, 1, 1, dweight, C, NULL, how);
-    if (!dbias) return;
-    #pragma omp parallel for if ((double)N * OC > 1e5)
-    for (int o0 = 0; o0 < OC; o0 += NR) {
-        int width = min(NR, OC - o0);
-        vec sum[NV];
-        UNROLL for (int j = 0; j < NV; j++) sum[j] = (vec){0};
-        for (int n = 0; n < N && width == NR; n++) UNROLL for (int j = 0; j < NV; j++) sum[j] += *(const vec *)(dpre + (size_t)n*OC + o0 + j*VW);
-        if (width == NR) UNROLL for (int j = 0; j < NV; j++) *(vec *)(dbias + o0 + j*VW) += sum[j];
-        else for (int n = 0; n < N; n++) for (int o = o0; o < OC; o++) dbias[o] += dpre[(size_t)n*OC + o];
-    }
+    Epilogue e = {.sums = dbias};
+    multiply(OC, C, N, dpre, 1, OC, inp, C, 1, 1, dweight, C, &e, how);
 }
 
 // ---- attention over spans -----------------------------------------------------------------------------------------------------
