@@ -475,10 +475,10 @@ static void linear_back(const void *p) {
     const Linear *l = p;
     real *d = l->out->grad;
     int N = rows(l->x), C = l->x->C, OC = l->out->C;
-    if (l->act != LINEAR_ONLY) activation_backward(d, l->pre, count(l->out), l->act);
+    if (l->act != LINEAR_ONLY && !l->out->pre) activation_backward(d, NULL, l->pre, count(l->out), l->act);
     if (wants(l->x)) { bool add = !new_grad(l->x); linear_backward_inp(l->x->grad, d, l->weight->data, N, C, OC, add, precision); }
+    if (l->x->pre) activation_backward(l->x->grad, l->x->data, l->x->pre, count(l->x), l->x->act);      // what its own backward would do, and its value once more
     if (!wants(l->weight)) return;
-    if (l->x->pre) activation_forward(l->x->data, l->x->pre, count(l->x), l->x->act);
     linear_backward_weight(grad_of(l->weight), l->bias ? grad_of(l->bias) : NULL, d, l->x->data, N, C, OC, precision);
 }
 static Tensor *linear_into(Tensor *out, Tensor *x, Tensor *weight, Tensor *bias, Activation act) {
@@ -658,8 +658,10 @@ static void cache_store(real *cache, int W, int slot, const Tensor *kv, int from
 typedef struct { Tensor *out, *x, *branch; Modulation m; Dropout drop; } Residual;
 static void gated_residual_back(const void *p) {
     const Residual *r = p;
-    gated_residual_backward(grad_of(r->x), grad_of(r->branch), mod_grad(r->m, r->m.gate), r->out->grad, r->branch->data, mod_data(r->m, r->m.gate),
-                            r->m.group, r->drop, rows(r->x), r->x->C, r->m.mod ? r->m.mod->T : 0, r->m.mod ? r->m.mod->C : 0);
+    bool add = wants(r->branch) && !new_grad(r->branch);
+    gated_residual_backward(wants(r->branch) ? r->branch->grad : NULL, mod_grad(r->m, r->m.gate), r->out->grad, r->branch->data, mod_data(r->m, r->m.gate),
+                            r->m.group, r->drop, add, rows(r->x), r->x->C, r->m.mod ? r->m.mod->T : 0, r->m.mod ? r->m.mod->C : 0);
+    pass_on(r->x, r->out);
 }
 static Tensor *gated_residual(Tensor *x, Tensor *branch, Modulation m, Dropout drop) {
     Tensor *out = activation(x->B, x->T, x->C, "residual");
@@ -685,7 +687,7 @@ static Tensor *gather_rows(Tensor *x, const int *row, int N) {
 typedef struct { Tensor *out, *x, *y; Activation act; } Sum;
 static void sum_back(const void *p) {
     const Sum *s = p;
-    if (s->act != LINEAR_ONLY) activation_backward(s->out->grad, s->y->data, count(s->out), s->act);      // as in linear_back(): nobody reads it after us
+    if (s->act != LINEAR_ONLY) activation_backward(s->out->grad, NULL, s->y->data, count(s->out), s->act);      // as in linear_back(): nobody reads it after us
     add_grad(s->y, s->out->grad, s->y->C);
     pass_on(s->x, s->out);
 }

@@ -110,14 +110,17 @@ static inline vec vact(vec x, Activation a) {
     if (a == ELU) return choose(x > 0.0f, x, vexp(x) - 1.0f);
     return x;
 }
-static inline vec vact_derivative(vec x, Activation a) {
+// act'(x), and act(x) in *value, which has most of its work in common
+static inline vec vact_derivative(vec x, Activation a, vec *value) {
     vec u = x, slope = (vec){0} + 1.0f;
+    *value = x;
     if (a == LINEAR_ONLY) return slope;
-    if (a == RELU) return choose(x > 0.0f, slope, choose(x <= 0.0f, (vec){0}, x));
-    if (a == ELU) return choose(x > 0.0f, slope, vexp(x));
-    if (a == GELU_EXACT) { vec density, cdf = normal_cdf(x, &density); return cdf + x * density; }
+    if (a == RELU) { *value = vact(x, a); return choose(x > 0.0f, slope, *value); }
+    if (a == ELU) { vec e = vexp(x); *value = choose(x > 0.0f, x, e - 1.0f); return choose(x > 0.0f, slope, e); }
+    if (a == GELU_EXACT) { vec density, cdf = normal_cdf(x, &density); *value = x * cdf; return cdf + x * density; }
     if (a == GELU) u = gelu_2u(x), slope = 1.5957691216057308f * (1.0f + 3*0.044715f * x*x);
     vec sig = sigmoid(u);
+    *value = x * sig;
     return sig + x * sig * (1.0f - sig) * slope;
 }
 
@@ -140,11 +143,6 @@ static inline void store(float *p, vec x, size_t count) {
 }
 
 enum { PIECE = 1 << 14 };                       // numbers that a thread takes at a time
-void activation_forward_fast(float *out, const float *pre, size_t n, Activation a) {
-    #pragma omp parallel for if (n > 2*PIECE)
-    for (size_t p = 0; p < n; p += PIECE)
-        FOR_VECTORS(n - p < PIECE ? n - p : PIECE, i, count, store(out + p + i, vact(load(pre + p + i, count), a), count));
-}
 void sum_forward_fast(float *out, float *pre, const float *x, const float *y, size_t n, Activation a) {
     #pragma omp parallel for if (n > 2*PIECE)
     for (size_t p = 0; p < n; p += PIECE)
@@ -153,10 +151,14 @@ void sum_forward_fast(float *out, float *pre, const float *x, const float *y, si
             if (pre) store(pre + p + i, sum, count);
             store(out + p + i, vact(sum, a), count));
 }
-void activation_backward_fast(float *d, const float *pre, size_t n, Activation a) {
+void activation_backward_fast(float *d, float *out, const float *pre, size_t n, Activation a) {
     #pragma omp parallel for if (n > 2*PIECE)
     for (size_t p = 0; p < n; p += PIECE)
-        FOR_VECTORS(n - p < PIECE ? n - p : PIECE, i, count, store(d + p + i, load(d + p + i, count) * vact_derivative(load(pre + p + i, count), a), count));
+        FOR_VECTORS(n - p < PIECE ? n - p : PIECE, i, count,
+            vec x = load(pre + p + i, count);
+            vec value;
+            store(d + p + i, load(d + p + i, count) * vact_derivative(x, a, &value), count);
+            if (out) store(out + p + i, value, count));
 }
 
 // One GRU cell. tanh(x) = 2 sig(2x) - 1

@@ -124,11 +124,6 @@ void linear_backward_weight_cpu(real *dweight, real *dbias, const real *dpre, co
         }
 }
 
-void activation_forward_cpu(real *out, const real *pre, size_t n, Activation a) {
-    #pragma omp parallel for
-    for (size_t i = 0; i < n; i++) out[i] = act(pre[i], a);
-}
-
 void sum_forward_cpu(real *out, real *pre, const real *x, const real *y, size_t n, Activation a) {
     #pragma omp parallel for if (n > 5000)
     for (size_t i = 0; i < n; i++) {
@@ -138,9 +133,12 @@ void sum_forward_cpu(real *out, real *pre, const real *x, const real *y, size_t 
     }
 }
 
-void activation_backward_cpu(real *d, const real *pre, size_t n, Activation a) {
+void activation_backward_cpu(real *d, real *out, const real *pre, size_t n, Activation a) {
     #pragma omp parallel for
-    for (size_t i = 0; i < n; i++) d[i] *= act_derivative(pre[i], a);
+    for (size_t i = 0; i < n; i++) {
+        d[i] *= act_derivative(pre[i], a);
+        if (out) out[i] = act(pre[i], a);
+    }
 }
 
 // ---- LayerNorm, RMSNorm and modulation ----------------------------------------------------------------------------------------
@@ -411,9 +409,9 @@ void gated_residual_forward_cpu(real *out, const real *x, const real *branch, co
     }
 }
 
-// fwd: out = x + gate f branch      bwd: dx += dout;  dbranch += gate f dout;  dgate += sum over rows of f branch dout
-void gated_residual_backward_cpu(real *dx, real *dbranch, real *dgate, const real *dout, const real *branch, const real *gate, const int *group,
-                                 Dropout drop, int N, int C, int G, int ld) {
+// fwd: out = x + gate f branch      bwd: dx = dout;  dbranch [+]= gate f dout;  dgate += sum over rows of f branch dout
+void gated_residual_backward_cpu(real *dbranch, real *dgate, const real *dout, const real *branch, const real *gate, const int *group,
+                                 Dropout drop, bool add, int N, int C, int G, int ld) {
     (void)G;
     int part = (columns_per_thread(C) + CHUNK - 1) / CHUNK * CHUNK;
     #pragma omp parallel for if ((double)N * C > 20000)
@@ -424,10 +422,10 @@ void gated_residual_backward_cpu(real *dx, real *dbranch, real *dgate, const rea
             const real *dout_n = dout + at;
             real f[CHUNK];
             dropout_factors(f, drop, n, c0, C);
-            if (dx) for (int c = 0; c < m; c++) dx[at + c] += dout_n[c];
             if (dgate && gated) for (int c = 0; c < m; c++) dgate[mod + c] += f[c] * branch[at + c] * dout_n[c];
             if (gated) for (int c = 0; c < m; c++) f[c] *= gate[mod + c];
-            if (dbranch) for (int c = 0; c < m; c++) dbranch[at + c] += f[c] * dout_n[c];
+            if (dbranch && add) for (int c = 0; c < m; c++) dbranch[at + c] += f[c] * dout_n[c];
+            else if (dbranch) for (int c = 0; c < m; c++) dbranch[at + c] = f[c] * dout_n[c];
         }
 }
 

@@ -361,15 +361,10 @@ void linear_backward_weight_cuda(float *dweight, float *dbias, const float *dpre
     if (dbias) RUN(column_sums_kernel, blocks(OC, COLUMNS), dim3(COLUMNS, RUNNERS), 0, dbias, dpre, N, OC);
 }
 
-// activation_forward, sum_forward, activation_backward: out = act(pre); pre = x + y, out = act(pre); d *= act'(pre)
-//                                                                                              CPU twins: activation_forward_cpu, sum_forward_cpu, activation_backward_cpu
+// sum_forward, activation_backward: pre = x + y, out = act(pre); d *= act'(pre), out = act(pre)   CPU twins: sum_forward_cpu, activation_backward_cpu
 // grid: one thread per element
 // memory: each array once
 // needs: any n
-static __global__ void activation_forward_kernel(float *out, const float *pre, size_t n, Activation a) {
-    size_t i = thread_number();
-    if (i < n) out[i] = act(pre[i], a);
-}
 static __global__ void sum_forward_kernel(float *out, float *pre, const float *x, const float *y, size_t n, Activation a) {
     size_t i = thread_number();
     if (i >= n) return;
@@ -377,15 +372,16 @@ static __global__ void sum_forward_kernel(float *out, float *pre, const float *x
     if (pre) pre[i] = sum;
     out[i] = act(sum, a);
 }
-static __global__ void activation_backward_kernel(float *d, const float *pre, size_t n, Activation a) {
+static __global__ void activation_backward_kernel(float *d, float *out, const float *pre, size_t n, Activation a) {
     size_t i = thread_number();
-    if (i < n) d[i] *= act_derivative(pre[i], a);
+    if (i >= n) return;
+    d[i] *= act_derivative(pre[i], a);
+    if (out) out[i] = act(pre[i], a);
 }
-void activation_forward_cuda(float *out, const float *pre, size_t n, Activation a) { RUN(activation_forward_kernel, blocks(n, 256), 256, 0, out, pre, n, a); }
 void sum_forward_cuda(float *out, float *pre, const float *x, const float *y, size_t n, Activation a) {
     RUN(sum_forward_kernel, blocks(n, 256), 256, 0, out, pre, x, y, n, a);
 }
-void activation_backward_cuda(float *d, const float *pre, size_t n, Activation a) { RUN(activation_backward_kernel, blocks(n, 256), 256, 0, d, pre, n, a); }
+void activation_backward_cuda(float *d, float *out, const float *pre, size_t n, Activation a) { RUN(activation_backward_kernel, blocks(n, 256), 256, 0, d, out, pre, n, a); }
 
 // ---- norm and modulation ------------------------------------------------------------------------------------------------------
 
@@ -870,19 +866,16 @@ void gated_residual_forward_cuda(float *out, const float *x, const float *branch
     RUN(gated_residual_forward_kernel, blocks((size_t)N * ((C + 3) / 4), 256), 256, 0, out, x, branch, gate, group, drop_of(drop), N, C, ld);
 }
 
-// gated_residual_backward, pass 1: dx += dout; dbranch += gate f dout                          CPU twin: gated_residual_backward_cpu
+// gated_residual_backward, pass 1: dbranch [+]= gate f dout (dx is dout)                       CPU twin: gated_residual_backward_cpu
 // grid: one thread per four columns of a row, which share a Philox call
-// memory: reads dout, reads and writes dx and dbranch once
+// memory: reads dout, writes dbranch once, and reads it if it adds
 // needs: any N, C
-static __global__ void gated_residual_backward_kernel(float *dx, float *dbranch, const float *dout, const float *gate, const int *group, Drop drop, int N, int C, int ld) {
+static __global__ void gated_residual_backward_kernel(float *dbranch, const float *dout, const float *gate, const int *group, Drop drop, bool add, int N, int C, int ld) {
     size_t at;
     float f[4];
     int columns = branch_quad(&at, f, gate, group, drop, N, C, ld);
     #pragma unroll
-    for (int k = 0; k < 4; k++) {
-        if (dx && k < columns) dx[at + k] += dout[at + k];
-        if (dbranch && k < columns) dbranch[at + k] += f[k] * dout[at + k];
-    }
+    for (int k = 0; k < 4; k++) if (k < columns) dbranch[at + k] = (add ? dbranch[at + k] : 0) + f[k] * dout[at + k];
 }
 
 // pass 2, by columns: dgate of each group += sum over its rows of f branch dout
@@ -897,10 +890,10 @@ static __global__ void __launch_bounds__(COLUMNS * RUNNERS) gated_residual_backw
     sum = sum_runners(sum);
     if (c < C && threadIdx.y == 0) dgate[(size_t)g*ld + c] += sum;
 }
-void gated_residual_backward_cuda(float *dx, float *dbranch, float *dgate, const float *dout, const float *branch, const float *gate, const int *group,
-                                  Dropout drop, int N, int C, int G, int ld) {
+void gated_residual_backward_cuda(float *dbranch, float *dgate, const float *dout, const float *branch, const float *gate, const int *group,
+                                  Dropout drop, bool add, int N, int C, int G, int ld) {
     assert(G <= 65535 && "groups are the second dimension of a grid");
-    if (dx || dbranch) RUN(gated_residual_backward_kernel, blocks((size_t)N * ((C + 3) / 4), 256), 256, 0, dx, dbranch, dout, gate, group, drop_of(drop), N, C, ld);
+    if (dbranch) RUN(gated_residual_backward_kernel, blocks((size_t)N * ((C + 3) / 4), 256), 256, 0, dbranch, dout, gate, group, drop_of(drop), add, N, C, ld);
     if (dgate && gate) RUN(gated_residual_backward_gate_kernel, dim3(blocks(C, COLUMNS), G), dim3(COLUMNS, RUNNERS), 0, dgate, dout, branch, group, drop_of(drop), N, C, ld);
 }
 

@@ -79,12 +79,10 @@ typedef struct AdamW {
     F(linear_backward_inp, (real *dinp, const real *dpre, const real *weight, int N, int C, int OC, bool add, Precision how), (dinp, dpre, weight, N, C, OC, add, how)) \
     F(linear_backward_weight, (real *dweight, real *dbias, const real *dpre, const real *inp, int N, int C, int OC, Precision how), \
                               (dweight, dbias, dpre, inp, N, C, OC, how)) \
-    /* out (n) = act(pre) */ \
-    F(activation_forward, (real *out, const real *pre, size_t n, Activation act), (out, pre, n, act)) \
     /* pre (n) = x + y; out = act(pre). pre may be NULL */ \
     F(sum_forward, (real *out, real *pre, const real *x, const real *y, size_t n, Activation act), (out, pre, x, y, n, act)) \
-    /* d (n): on entry d(out), on exit d(pre) = d(out) act'(pre): overwrites */ \
-    F(activation_backward, (real *d, const real *pre, size_t n, Activation act), (d, pre, n, act)) \
+    /* d (n): on entry d(out), on exit d(pre) = d(out) act'(pre): overwrites. out (n) = act(pre); NULL: nobody needs it */ \
+    F(activation_backward, (real *d, real *out, const real *pre, size_t n, Activation act), (d, out, pre, n, act)) \
     /* Modulation, here and below: row n belongs to group[n] (group NULL: 0), and reads shift, scale, gate at group*ld + c; group -1: identity. G groups. */ \
     /* out (N,C) = LN(x; weight) * (1 + scale) + shift; mean, rstd (N) are kept. scale NULL: 0, shift is then a bias; both NULL: plain LN. dshift, dscale likewise. */ \
     /* mean NULL, here and in backward: RMSNorm in the place of LN: nothing is subtracted, rstd = 1 / sqrt(mean of x^2 + eps) */ \
@@ -115,8 +113,9 @@ typedef struct AdamW {
     /* out (N,C) = x + gate * dropout(branch). gate NULL: 1 */ \
     K(gated_residual_forward,  (real *out, const real *x, const real *branch, const real *gate, const int *group, Dropout drop, int N, int C, int ld), \
                                (out, x, branch, gate, group, drop, N, C, ld)) \
-    K(gated_residual_backward, (real *dx, real *dbranch, real *dgate, const real *dout, const real *branch, const real *gate, const int *group, \
-                                Dropout drop, int N, int C, int G, int ld), (dx, dbranch, dgate, dout, branch, gate, group, drop, N, C, G, ld)) \
+    /* dx is dout. add: to dbranch; otherwise dbranch is overwritten */ \
+    K(gated_residual_backward, (real *dbranch, real *dgate, const real *dout, const real *branch, const real *gate, const int *group, \
+                                Dropout drop, bool add, int N, int C, int G, int ld), (dbranch, dgate, dout, branch, gate, group, drop, add, N, C, G, ld)) \
     /* out (N,C) = inp [row (N)]; the rows are distinct */ \
     K(gather_rows_forward,  (real *out, const real *inp, const int *row, int N, int C), (out, inp, row, N, C)) \
     K(gather_rows_backward, (real *dinp, const real *dout, const int *row, int N, int C), (dinp, dout, row, N, C)) \

@@ -147,8 +147,8 @@ static void elementwise(int N, int C) {
     bytes_line("norm_modulate_backward", 4*f*n, BEST(0.2, norm_modulate_backward_cpu(z, dw, dmod, dmod + C, y, x, mean, rstd, w, mod + C, NULL, N, C, 1, 6*C)));
     bytes_line("gated_residual_forward", 3*f*n, BEST(0.2, gated_residual_forward_cpu(y, x, z, mod, NULL, (Dropout){0}, N, C, 6*C)));
     bytes_line("gated_residual_forward, dropout 0.1", 3*f*n, BEST(0.2, gated_residual_forward_cpu(y, x, z, mod, NULL, (Dropout){0.1, 1, 2}, N, C, 6*C)));
-    bytes_line("gated_residual_backward", 6*f*n, BEST(0.2, gated_residual_backward_cpu(x, z, dmod, y, u, mod, NULL, (Dropout){0}, N, C, 1, 6*C)));
-    bytes_line("activation_backward (GELU)", 3*f*n, BEST(0.2, activation_backward_fast(y, x, n, GELU)));
+    bytes_line("gated_residual_backward", 3*f*n, BEST(0.2, gated_residual_backward_cpu(z, dmod, y, u, mod, NULL, (Dropout){0}, false, N, C, 1, 6*C)));
+    bytes_line("activation_backward (GELU)", 3*f*n, BEST(0.2, activation_backward_fast(y, NULL, x, n, GELU)));
     bytes_line("adamw", 9*f*n, BEST(0.2, adamw_cpu(x, y, z, u, x, &norm2, n, (AdamW){.lr = 1e-9, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .ema = 0.9999, .max_norm = 1, .step = 9})));
     free(x), free(y), free(z), free(u), free(mod), free(dmod), free(w), free(dw), free(mean), free(rstd);
 }
