@@ -43,7 +43,7 @@ static int round_up(int n, int to) { return (n + to - 1) / to * to; }
 static vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 
 // A buffer of this thread for n floats; its content is lost when a later call asks for more. Each use has its own slot.
-enum { PANEL_A, PANEL_B, TRANSPOSED, PADDED, SCORES, TILE, PARTS, SLOTS };
+enum { PANEL_A, PANEL_B, TRANSPOSED, PADDED, SCORES, TILE, PARTS, ALL_TILES, SLOTS };
 static float *scratch(int slot, size_t n) {
     static _Thread_local float *buffer[SLOTS];
     static _Thread_local size_t size[SLOTS];
@@ -531,6 +531,26 @@ static void multiply(int M, int N, int K, const float *A, size_t ai, size_t ap, 
     }
 }
 
+// the sum, and the largest, of the numbers of a vector (NaN is left out)
+static inline float sum_of(vec x) {
+    union { vec all; vec4 part[VW / 4]; } y = {x};
+    for (int i = 1; i < VW / 4; i++) y.part[0] += y.part[i];
+    return (y.part[0][0] + y.part[0][2]) + (y.part[0][1] + y.part[0][3]);
+}
+static inline float larger(float a, float b) { return b > a ? b : a; }
+static inline float largest_of(vec x) {
+    float top[VW], most = -INFINITY;
+    memcpy(top, &x, sizeof top);
+    for (int n = VW / 2; n >= 4; n /= 2) for (int l = 0; l < n; l++) top[l] = larger(top[l], top[l + n]);
+    for (int l = 0; l < 4; l++) most = larger(most, top[l]);
+    return most;
+}
+static float dot(const float *a, const float *b, int n) {
+    vec sum = {0};
+    FOR_VECTORS(n, i, count, sum += load(a + i, count) * load(b + i, count));
+    return sum_of(sum);
+}
+
 // Up to FEW rows: the weights are read once and as they are, in dot products of DM rows of inp with DN rows of weight.
 enum { FEW = 4, DM = VW == 16 ? 4 : 2, DN = 4 };
 _Static_assert(DN == 4, "four_sums() finishes four dot products");
@@ -682,11 +702,19 @@ static void pad(float *out, int all, int D, const float *inp, size_t ld, int row
     round_operands(out, (size_t)rows*D, how);
 }
 
+// The same, but where nothing is to be rounded or completed: inp itself. *ld: of what is returned
+static const float *padded(float *out, int D, const float *inp, size_t *ld, int rows, int HS, Precision how) {
+    if (how == FP32 && D == HS) return inp;
+    pad(out, rows, D, inp, *ld, rows, HS, how);
+    *ld = (size_t)D;
+    return out;
+}
+
 static int length(const Span *s, int part) { return s->hi[part] > s->lo[part] ? s->hi[part] - s->lo[part] : 0; }
 
-// Some rows and all that they see: keys [lo,hi) of each interval, counted from key `base` on; column at[part] of the scores is key from[part],
-// a multiple of GROUP
-typedef struct Tile { int base, rows, lo[2], hi[2], from[2], at[2], columns; } Tile;
+// Some rows, from row t on, and all that they see: keys [lo,hi) of each interval, counted from key `base` on; column at[part] of the scores is key
+// from[part], a multiple of GROUP
+typedef struct Tile { int t, base, rows, lo[2], hi[2], from[2], at[2], columns; } Tile;
 static Tile widen(Tile x, const Span *s) {
     x.rows++, x.columns = 0;
     for (int part = 0; part < 2; part++) {
@@ -702,7 +730,7 @@ static Tile widen(Tile x, const Span *s) {
 }
 // Rows join as long as the tile grows by fewer columns than a tile of their own would have.
 static Tile tile_at(const Span *span, int t, int T, int base) {
-    Tile x = widen((Tile){.base = base}, span + t);
+    Tile x = widen((Tile){.t = t, .base = base}, span + t);
     while (x.rows < R && t + x.rows < T) {
         Tile more = widen(x, span + t + x.rows), own = widen((Tile){.base = base}, span + t + x.rows);
         if (more.columns > x.columns + own.columns) break;
@@ -726,14 +754,14 @@ static void against_keys(float *s, size_t ls, const Tile *x, const float *a, int
     for (int part = 0; part < 2; part++)
         product(x->rows, ((part ? x->columns : x->at[1]) - x->at[part]) / VW, HS, a, D, 1, panel + (size_t)x->from[part]*HS, VW, HS*VW, s + x->at[part], ls, 0);
 }
-// c (R,D) = p (R, ls) times the rows of b (.,D) that the tile sees
-static void combine_keys(float *c, int D, const Tile *x, const float *p, size_t ls, const float *b) {
+// c (R,D) = p (R, ls) times the rows of b, ldb numbers apart, that the tile sees
+static void combine_keys(float *c, int D, const Tile *x, const float *p, size_t ls, const float *b, size_t ldb) {
     for (int part = 0; part < 2; part++)
-        product(x->rows, D / VW, x->hi[part] - x->lo[part], p + x->at[part] + x->lo[part] - x->from[part], ls, 1, b + (size_t)x->lo[part]*D, D, VW, c, D, part);
+        product(x->rows, D / VW, x->hi[part] - x->lo[part], p + x->at[part] + x->lo[part] - x->from[part], ls, 1, b + (size_t)x->lo[part]*ldb, ldb, VW, c, D, part);
 }
 
 // Rows [t0,t1) of a span table that see keys of [k0,k1) only, which nobody else sees: parts can be worked on at the same time.
-typedef struct Part { int t0, t1, k0, k1; } Part;
+typedef struct Part { int t0, t1, k0, k1, tile, tiles; } Part;
 static Part *find_parts(const Span *span, int T, int Tk, int *parts) {
     Part *part = (Part *)scratch(PARTS, (size_t)T * (sizeof(Part) / sizeof(float)));
     int n = 0, low = Tk, high = 0;
@@ -751,6 +779,18 @@ static Part *find_parts(const Span *span, int T, int Tk, int *parts) {
     if (n) part[n - 1].t1 = T, part[n - 1].k1 = max(high, part[n - 1].k0);
     *parts = n;
     return part;
+}
+
+// The tiles of all parts: those of part i are tile[part[i].tile] and what follows, part[i].tiles of them
+static Tile *find_tiles(Part *part, int parts, const Span *span, int T) {
+    Tile *tile = (Tile *)scratch(ALL_TILES, (size_t)T * (sizeof(Tile) / sizeof(float)));
+    int n = 0;
+    for (int i = 0; i < parts; i++) {
+        part[i].tile = n;
+        for (int t = part[i].t0; t < part[i].t1; t += tile[n++].rows) tile[n] = tile_at(span, t, part[i].t1, part[i].k0);
+        part[i].tiles = n - part[i].tile;
+    }
+    return tile;
 }
 
 // ---- attention on AMX tiles -----------------------------------------------------------------------------------------------------
@@ -836,8 +876,7 @@ static void tile_attention_forward(float *out, float *lse, const float *q, const
                 // pass 2: softmax, not yet divided by its sum
                 vec sums[LINES];
                 for (int r = 0; r < rows; r++) {
-                    top[r] = -INFINITY, sums[r] = (vec){0};
-                    for (int l = 0; l < VW; l++) if (!(tops[r][l] <= top[r])) top[r] = tops[r][l];
+                    top[r] = largest_of(tops[r]), sums[r] = (vec){0};
                     if (see[r].lo[0] >= see[r].hi[0] && see[r].lo[1] >= see[r].hi[1]) top[r] = 0;
                 }
                 for (int a = 0; a < n; a++) {
@@ -854,8 +893,7 @@ static void tile_attention_forward(float *out, float *lse, const float *q, const
                 // pass 3: weighted sum of values
                 combine_blocks(out_tile, D, p, key, n, vp, keys);
                 for (int r = 0; r < rows; r++) {
-                    sum[r] = 0;
-                    for (int l = 0; l < VW; l++) sum[r] += sums[r][l];
+                    sum[r] = sum_of(sums[r]);
                     float *out_r = out + (((size_t)b*Tq + t + r)*NH + h)*HS, factor = sum[r] == 0 ? 0 : 1 / sum[r];
                     for (int d = 0; d < HS; d++) out_r[d] = n ? out_tile[r*D + d] * factor : 0;
                     lse[((size_t)b*NH + h)*Tq + t + r] = top[r] * scale + logf(sum[r]);
@@ -899,7 +937,7 @@ static void tile_attention_backward(float *dq, float *dk, float *dv, const float
                 float delta[LINES] = {0};
                 pack_tiles(left, q_t, rows, HS, ldq, 1, 0), pack_tiles(dout_left, dout_t, rows, HS, C, 1, 0);
                 pack_tiles(right, q_t, HS, rows, 1, ldq, 1), pack_tiles(dout_right, dout_t, HS, rows, 1, C, 1);
-                for (int r = 0; r < rows; r++) for (int d = 0; d < HS; d++) delta[r] += dout_t[(size_t)r*C + d] * out_t[(size_t)r*C + d];
+                for (int r = 0; r < rows; r++) delta[r] = dot(dout_t + (size_t)r*C, out_t + (size_t)r*C, HS);
 
                 for (int j = 0; j < keys; j += LINES) if (some_see(&reach, j)) {
                     // pass 1: scores and dp; p = exp(scores - lse), ds = p (dp - dout.out), both 0 where a row does not see a key
@@ -945,44 +983,44 @@ void attention_forward_fast(float *out, float *lse, const float *q, const float 
 #endif
     int D = round_up(HS, VW), parts;
     float scale = 1 / sqrtf(HS);
-    const Part *part = find_parts(span, Tq, Tk, &parts);
+    Part *part = find_parts(span, Tq, Tk, &parts);
+    const Tile *tile = find_tiles(part, parts, span, Tq);
     #pragma omp parallel for collapse(3) schedule(dynamic)
     for (int b = 0; b < B; b++)
     for (int h = 0; h < NH; h++)
     for (int i = 0; i < parts; i++) {
         int base = part[i].k0, keys = part[i].k1 - base, ls = 2*round_up(keys, GROUP) + 16;
         size_t head_q = (size_t)b*Tq*ldq + h*HS, head_k = ((size_t)b*Tk + base)*ldkv + h*HS;
-        float *kt = scratch(TRANSPOSED, (size_t)round_up(keys, GROUP) * HS), *vp = scratch(PADDED, (size_t)keys * D);
+        float *kt = scratch(TRANSPOSED, (size_t)round_up(keys, GROUP) * HS);
         float *s = scratch(SCORES, (size_t)R * ls), *q_tile = scratch(TILE, (size_t)2*R*D), *out_tile = q_tile + R*D;
         turn(kt, k + head_k, ldkv, keys, HS, how);
-        pad(vp, keys, D, v + head_k, ldkv, keys, HS, how);
-        Tile x;
-        for (int t = part[i].t0; t < part[i].t1; t += x.rows) {
-            x = tile_at(span, t, part[i].t1, base);
-
+        size_t ldv = (size_t)ldkv;
+        const float *values = padded(scratch(PADDED, (size_t)keys * D), D, v + head_k, &ldv, keys, HS, how);
+        for (const Tile *x = tile + part[i].tile, *end = x + part[i].tiles; x < end; x++) {
+            int t = x->t;
             // pass 1: scores
-            pad(q_tile, R, D, q + head_q + (size_t)t*ldq, ldq, x.rows, HS, how);
-            against_keys(s, ls, &x, q_tile, D, kt, HS);
+            pad(q_tile, R, D, q + head_q + (size_t)t*ldq, ldq, x->rows, HS, how);
+            against_keys(s, ls, x, q_tile, D, kt, HS);
 
             // pass 2: softmax, not yet divided by its sum
             float sum[R] = {0};
-            for (int r = 0; r < x.rows; r++) {
+            for (int r = 0; r < x->rows; r++) {
                 const Span *see = span + t + r;
-                float *s_r = s + (size_t)r*ls, top = -INFINITY;
+                float *s_r = s + (size_t)r*ls, top;
                 vec tops = (vec){0} - INFINITY, sums = {0};
-                hide(s_r, &x, see, -INFINITY);
-                for (int j = 0; j < x.columns; j += VW) { vec y = *(vec *)(s_r + j); tops = choose(y > tops, y, tops); }
-                for (int l = 0; l < VW; l++) if (!(tops[l] <= top)) top = tops[l];
+                hide(s_r, x, see, -INFINITY);
+                for (int j = 0; j < x->columns; j += VW) { vec y = *(vec *)(s_r + j); tops = choose(y > tops, y, tops); }
+                top = largest_of(tops);
                 if (!length(see, 0) && !length(see, 1)) top = 0;                        // sees nothing: exp(-inf - 0) = 0
-                for (int j = 0; j < x.columns; j += VW) { vec p = vexp((*(vec *)(s_r + j) - top) * scale); *(vec *)(s_r + j) = p; sums += p; }
-                round_operands(s_r, x.columns, how);
-                for (int l = 0; l < VW; l++) sum[r] += sums[l];
+                for (int j = 0; j < x->columns; j += VW) { vec p = vexp((*(vec *)(s_r + j) - top) * scale); *(vec *)(s_r + j) = p; sums += p; }
+                round_operands(s_r, x->columns, how);
+                sum[r] = sum_of(sums);
                 lse[((size_t)b*NH + h)*Tq + t + r] = top * scale + logf(sum[r]);
             }
 
             // pass 3: weighted sum of values
-            combine_keys(out_tile, D, &x, s, ls, vp);
-            for (int r = 0; r < x.rows; r++) {
+            combine_keys(out_tile, D, x, s, ls, values, ldv);
+            for (int r = 0; r < x->rows; r++) {
                 float *out_r = out + (((size_t)b*Tq + t + r)*NH + h)*HS, factor = sum[r] == 0 ? 0 : 1 / sum[r];
                 for (int d = 0; d < HS; d++) out_r[d] = out_tile[r*D + d] * factor;
             }
@@ -997,7 +1035,8 @@ void attention_backward_fast(float *dq, float *dk, float *dv, const float *dout,
 #endif
     int D = round_up(HS, VW), C = NH*HS, parts;
     float scale = 1 / sqrtf(HS);
-    const Part *part = find_parts(span, Tq, Tk, &parts);
+    Part *part = find_parts(span, Tq, Tk, &parts);
+    const Tile *tile = find_tiles(part, parts, span, Tq);
     #pragma omp parallel for collapse(3) schedule(dynamic)
     for (int b = 0; b < B; b++)
     for (int h = 0; h < NH; h++)
@@ -1005,48 +1044,47 @@ void attention_backward_fast(float *dq, float *dk, float *dv, const float *dout,
         int base = part[i].k0, keys = part[i].k1 - base, all = round_up(keys, GROUP), ls = 2*all + 16;
         size_t head_q = (size_t)b*Tq*ldq + h*HS, head_k = ((size_t)b*Tk + base)*ldkv + h*HS, head_out = (size_t)b*Tq*C + h*HS;
         float *kt = scratch(TRANSPOSED, (size_t)2*all*HS), *vt = kt + (size_t)all*HS;
-        float *kp = scratch(PADDED, (size_t)3*all*D), *dk_p = kp + (size_t)all*D, *dv_p = dk_p + (size_t)all*D;
+        float *dk_p = scratch(PADDED, (size_t)3*all*D), *dv_p = dk_p + (size_t)all*D;
         float *p = scratch(SCORES, (size_t)2*R * ls), *ds = p + (size_t)R*ls;
         float *q_tile = scratch(TILE, (size_t)3*R*D), *dout_tile = q_tile + R*D, *dq_tile = dout_tile + R*D;
         turn(kt, k + head_k, ldkv, keys, HS, how);
         turn(vt, v + head_k, ldkv, keys, HS, how);
-        pad(kp, all, D, k + head_k, ldkv, keys, HS, how);
+        size_t ldk = (size_t)ldkv;
+        const float *rows_of_k = padded(dv_p + (size_t)all*D, D, k + head_k, &ldk, keys, HS, how);
         memset(dk_p, 0, (size_t)2*all*D * sizeof(float));
-        Tile x;
-        for (int t = part[i].t0; t < part[i].t1; t += x.rows) {
+        for (const Tile *x = tile + part[i].tile, *end = x + part[i].tiles; x < end; x++) {
+            int t = x->t;
             const float *dout_t = dout + head_out + (size_t)t*C, *out_t = out + head_out + (size_t)t*C;
-            x = tile_at(span, t, part[i].t1, base);
 
             // pass 1: scores and dp
-            pad(q_tile, R, D, q + head_q + (size_t)t*ldq, ldq, x.rows, HS, how);
-            pad(dout_tile, R, D, dout_t, C, x.rows, HS, how);
-            against_keys(p, ls, &x, q_tile, D, kt, HS);
-            against_keys(ds, ls, &x, dout_tile, D, vt, HS);
+            pad(q_tile, R, D, q + head_q + (size_t)t*ldq, ldq, x->rows, HS, how);
+            pad(dout_tile, R, D, dout_t, C, x->rows, HS, how);
+            against_keys(p, ls, x, q_tile, D, kt, HS);
+            against_keys(ds, ls, x, dout_tile, D, vt, HS);
 
             // pass 2: p = exp(scores - lse), ds = p (dp - dout.out), both 0 where the row does not see the key
-            for (int r = 0; r < x.rows; r++) {
-                float *p_r = p + (size_t)r*ls, *ds_r = ds + (size_t)r*ls, delta = 0, lse_r = lse[((size_t)b*NH + h)*Tq + t + r];
-                for (int d = 0; d < HS; d++) delta += dout_t[(size_t)r*C + d] * out_t[(size_t)r*C + d];
-                for (int j = 0; j < x.columns; j += VW) {
+            for (int r = 0; r < x->rows; r++) {
+                float *p_r = p + (size_t)r*ls, *ds_r = ds + (size_t)r*ls, delta = dot(dout_t + (size_t)r*C, out_t + (size_t)r*C, HS), lse_r = lse[((size_t)b*NH + h)*Tq + t + r];
+                for (int j = 0; j < x->columns; j += VW) {
                     vec y = vexp(*(vec *)(p_r + j) * scale - lse_r);
                     *(vec *)(p_r + j) = y;
                     *(vec *)(ds_r + j) = y * (*(vec *)(ds_r + j) - delta);
                 }
-                hide(p_r, &x, span + t + r, 0);
-                hide(ds_r, &x, span + t + r, 0);
-                round_operands(p_r, x.columns, how);
-                round_operands(ds_r, x.columns, how);
+                hide(p_r, x, span + t + r, 0);
+                hide(ds_r, x, span + t + r, 0);
+                round_operands(p_r, x->columns, how);
+                round_operands(ds_r, x->columns, how);
             }
 
             // pass 3: dq += scale ds k
-            combine_keys(dq_tile, D, &x, ds, ls, kp);
-            for (int r = 0; r < x.rows; r++) for (int d = 0; d < HS; d++) dq[head_q + (size_t)(t + r)*ldq + d] += scale * dq_tile[r*D + d];
+            combine_keys(dq_tile, D, x, ds, ls, rows_of_k, ldk);
+            for (int r = 0; r < x->rows; r++) for (int d = 0; d < HS; d++) dq[head_q + (size_t)(t + r)*ldq + d] += scale * dq_tile[r*D + d];
 
             // pass 4: dk_j += ds_j q (scaled at the end), dv_j += p_j dout
             for (int side = 0; side < 2; side++) {
-                int n = (side ? x.columns : x.at[1]) - x.at[side];
-                product(n, D/VW, x.rows, ds + x.at[side], 1, ls, q_tile, D, VW, dk_p + (size_t)x.from[side]*D, D, 1);
-                product(n, D/VW, x.rows, p + x.at[side], 1, ls, dout_tile, D, VW, dv_p + (size_t)x.from[side]*D, D, 1);
+                int n = (side ? x->columns : x->at[1]) - x->at[side];
+                product(n, D/VW, x->rows, ds + x->at[side], 1, ls, q_tile, D, VW, dk_p + (size_t)x->from[side]*D, D, 1);
+                product(n, D/VW, x->rows, p + x->at[side], 1, ls, dout_tile, D, VW, dv_p + (size_t)x->from[side]*D, D, 1);
             }
         }
         for (int j = 0; j < keys; j++) for (int d = 0; d < HS; d++) {
