@@ -631,11 +631,13 @@ typedef struct { Tensor *out, *q, *kv; int column, B; const Span *span; real *ls
 static void attention_back(const void *p) {
     const Attention *a = p;
     int C = a->out->C, ldq = a->q->C, ldkv = a->kv->C;
-    real *k = a->kv->data + a->column, *dq = grad_of(a->q), *dk = grad_of(a->kv);
-    if (!dq || !dk) die("internal error: attention to a constant has no gradient yet");
-    dk += a->column;
+    real *k = a->kv->data + a->column;
+    if (!wants(a->q) || !wants(a->kv)) die("internal error: attention to a constant has no gradient yet");
+    // queries, keys and values that are all of their tensors have their gradients written; otherwise they are added to what is there
+    bool all = a->q == a->kv ? ldq == 3*C : ldq == C && ldkv == 2*C, add = !(all && !a->q->grad && !a->kv->grad);
+    real *dq = add ? grad_of(a->q) : (new_grad(a->q), a->q->grad), *dk = (add ? grad_of(a->kv) : (new_grad(a->kv), a->kv->grad)) + a->column;
     attention_backward(dq, dk, dk + C, a->out->grad, a->out->data, a->lse, a->q->data, k, k + C, a->span,
-                       a->B, rows(a->q) / a->B, rows(a->kv) / a->B, a->NH, C / a->NH, ldq, ldkv, precision);
+                       a->B, rows(a->q) / a->B, rows(a->kv) / a->B, a->NH, C / a->NH, ldq, ldkv, add, precision);
 }
 static Tensor *attention(Tensor *q, Tensor *kv, int column, const Span *span, int B, int NH) {
     int C = (kv->C - column) / 2;

@@ -793,6 +793,20 @@ static Tile *find_tiles(Part *part, int parts, const Span *span, int T) {
     return tile;
 }
 
+// What backward does with a row of HS numbers: x [+]= factor d
+static void put(float *x, const float *d, float factor, int HS, bool add) {
+    if (add) for (int i = 0; i < HS; i++) x[i] += factor * d[i];
+    else for (int i = 0; i < HS; i++) x[i] = factor * d[i];
+}
+// What it does with the keys of part i, from the first of k0..k1-1 on in dk_p, dv_p (.,D), and, where it overwrites, with those beside it that nobody sees
+static void put_keys(float *dk, float *dv, const float *dk_p, const float *dv_p, float scale, const Part *part, int i, int parts, int Tk, int D, int HS, size_t ld, bool add) {
+    int first = i ? part[i - 1].k1 : 0, last = i == parts - 1 ? Tk : part[i].k1;
+    for (int j = first; j < last; j++) {
+        if (j >= part[i].k0 && j < part[i].k1) put(dk + j*ld, dk_p + (size_t)(j - part[i].k0)*D, scale, HS, add), put(dv + j*ld, dv_p + (size_t)(j - part[i].k0)*D, 1, HS, add);
+        else if (!add) memset(dk + j*ld, 0, HS * sizeof(float)), memset(dv + j*ld, 0, HS * sizeof(float));
+    }
+}
+
 // ---- attention on AMX tiles -----------------------------------------------------------------------------------------------------
 // 32 rows x 32 keys make a block. The blocks that some row of a tile of 32 rows sees are computed one after the other; where not all rows see all
 // keys of a block, hide_block() does the rest. Scores stand block by block, so that a block is contiguous.
@@ -905,7 +919,7 @@ static void tile_attention_forward(float *out, float *lse, const float *q, const
 }
 
 static void tile_attention_backward(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse, const float *q, const float *k,
-                                    const float *v, const Span *span, int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv) {
+                                    const float *v, const Span *span, int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, bool add) {
     int D = round_up(HS, DEPTH), depth = D / DEPTH, C = NH*HS, parts;
     float scale = 1 / sqrtf(HS);
     const Part *part = find_parts(span, Tq, Tk, &parts);
@@ -917,7 +931,7 @@ static void tile_attention_backward(float *dq, float *dk, float *dv, const float
         for (int h = 0; h < NH; h++)
         for (int i = 0; i < parts; i++) {
             int base = part[i].k0, keys = part[i].k1 - base, all = round_up(keys, LINES), most = all / LINES;
-            size_t head_q = (size_t)b*Tq*ldq + h*HS, head_k = ((size_t)b*Tk + base)*ldkv + h*HS, head_out = (size_t)b*Tq*C + h*HS;
+            size_t head_q = (size_t)b*Tq*ldq + h*HS, head_of_keys = (size_t)b*Tk*ldkv + h*HS, head_k = head_of_keys + (size_t)base*ldkv, head_out = (size_t)b*Tq*C + h*HS;
             size_t operand = (size_t)all * D / 2, block = LINES * LINES, few = LINES * D / 2;
             uint32_t *kp = (uint32_t *)scratch(TRANSPOSED, 3*operand), *vp = kp + operand, *kc = vp + operand;      // K, V, and K with its columns as lines
             uint32_t *left = (uint32_t *)scratch(TILE, 4*few + most), *dout_left = left + few, *right = dout_left + few, *dout_right = right + few;
@@ -964,12 +978,10 @@ static void tile_attention_backward(float *dq, float *dk, float *dv, const float
 
                 // pass 3: dq += scale ds k
                 combine_blocks(dq_tile, D, ds_packed, key, n, kc, keys);
-                for (int r = 0; n && r < rows; r++) for (int d = 0; d < HS; d++) dq[head_q + (size_t)(t + r)*ldq + d] += scale * dq_tile[r*D + d];
+                if (!n) memset(dq_tile, 0, LINES * D * sizeof(float));
+                for (int r = 0; r < rows; r++) put(dq + head_q + (size_t)(t + r)*ldq, dq_tile + r*D, scale, HS, add);
             }
-            for (int j = 0; j < keys; j++) for (int d = 0; d < HS; d++) {
-                dk[head_k + (size_t)j*ldkv + d] += scale * dk_p[(size_t)j*D + d];
-                dv[head_k + (size_t)j*ldkv + d] += dv_p[(size_t)j*D + d];
-            }
+            put_keys(dk + head_of_keys, dv + head_of_keys, dk_p, dv_p, scale, part, i, parts, Tk, D, HS, ldkv, add);
         }
         tiles_off();
     }
@@ -1029,9 +1041,9 @@ void attention_forward_fast(float *out, float *lse, const float *q, const float 
 }
 
 void attention_backward_fast(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse, const float *q, const float *k,
-                             const float *v, const Span *span, int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, Precision how) {
+                             const float *v, const Span *span, int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, bool add, Precision how) {
 #ifdef AMX
-    if (how == BF16 && has_matrix_unit()) { tile_attention_backward(dq, dk, dv, dout, out, lse, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv); return; }
+    if (how == BF16 && has_matrix_unit()) { tile_attention_backward(dq, dk, dv, dout, out, lse, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv, add); return; }
 #endif
     int D = round_up(HS, VW), C = NH*HS, parts;
     float scale = 1 / sqrtf(HS);
@@ -1042,7 +1054,7 @@ void attention_backward_fast(float *dq, float *dk, float *dv, const float *dout,
     for (int h = 0; h < NH; h++)
     for (int i = 0; i < parts; i++) {
         int base = part[i].k0, keys = part[i].k1 - base, all = round_up(keys, GROUP), ls = 2*all + 16;
-        size_t head_q = (size_t)b*Tq*ldq + h*HS, head_k = ((size_t)b*Tk + base)*ldkv + h*HS, head_out = (size_t)b*Tq*C + h*HS;
+        size_t head_q = (size_t)b*Tq*ldq + h*HS, head_of_keys = (size_t)b*Tk*ldkv + h*HS, head_k = head_of_keys + (size_t)base*ldkv, head_out = (size_t)b*Tq*C + h*HS;
         float *kt = scratch(TRANSPOSED, (size_t)2*all*HS), *vt = kt + (size_t)all*HS;
         float *dk_p = scratch(PADDED, (size_t)3*all*D), *dv_p = dk_p + (size_t)all*D;
         float *p = scratch(SCORES, (size_t)2*R * ls), *ds = p + (size_t)R*ls;
@@ -1078,7 +1090,7 @@ void attention_backward_fast(float *dq, float *dk, float *dv, const float *dout,
 
             // pass 3: dq += scale ds k
             combine_keys(dq_tile, D, x, ds, ls, rows_of_k, ldk);
-            for (int r = 0; r < x->rows; r++) for (int d = 0; d < HS; d++) dq[head_q + (size_t)(t + r)*ldq + d] += scale * dq_tile[r*D + d];
+            for (int r = 0; r < x->rows; r++) put(dq + head_q + (size_t)(t + r)*ldq, dq_tile + r*D, scale, HS, add);
 
             // pass 4: dk_j += ds_j q (scaled at the end), dv_j += p_j dout
             for (int side = 0; side < 2; side++) {
@@ -1087,10 +1099,7 @@ void attention_backward_fast(float *dq, float *dk, float *dv, const float *dout,
                 product(n, D/VW, x->rows, p + x->at[side], 1, ls, dout_tile, D, VW, dv_p + (size_t)x->from[side]*D, D, 1);
             }
         }
-        for (int j = 0; j < keys; j++) for (int d = 0; d < HS; d++) {
-            dk[head_k + (size_t)j*ldkv + d] += scale * dk_p[(size_t)j*D + d];
-            dv[head_k + (size_t)j*ldkv + d] += dv_p[(size_t)j*D + d];
-        }
+        put_keys(dk + head_of_keys, dv + head_of_keys, dk_p, dv_p, scale, part, i, parts, Tk, D, HS, ldkv, add);
     }
 }
 

@@ -354,11 +354,14 @@ void attention_forward_cpu(real *out, real *lse, const real *q, const real *k, c
     }
 }
 
+static void clear_heads(real *x, int rows, int C, int ld) { for (int n = 0; n < rows; n++) memset(x + (size_t)n*ld, 0, C * sizeof(real)); }
+
 // fwd: s_j = q.k_j scale;  p = softmax(s);  out = sum_j p_j v_j
-// bwd: dv_j += p_j dout;  dp_j = dout.v_j;  ds_j = p_j (dp_j - dout.out);  dq += scale sum_j ds_j k_j;  dk_j += scale ds_j q
+// bwd: dv_j [+]= p_j dout;  dp_j = dout.v_j;  ds_j = p_j (dp_j - dout.out);  dq [+]= scale sum_j ds_j k_j;  dk_j [+]= scale ds_j q
 void attention_backward_cpu(real *dq, real *dk, real *dv, const real *dout, const real *out, const real *lse, const real *q, const real *k, const real *v,
-                            const Span *span, int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, Precision how) {
+                            const Span *span, int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, bool add, Precision how) {
     real scale = (real)(1 / sqrt((double)HS));
+    if (!add) clear_heads(dq, B*Tq, NH*HS, ldq), clear_heads(dk, B*Tk, NH*HS, ldkv), clear_heads(dv, B*Tk, NH*HS, ldkv);
     #pragma omp parallel for collapse(2)        // a head's dk, dv belong to one thread
     for (int b = 0; b < B; b++)
     for (int h = 0; h < NH; h++)

@@ -558,6 +558,7 @@ struct Attend {                                         // the arguments of atte
     const Span *span;
     int B, Tq, Tk, NH, HS, ldq, ldkv;
     float scale;
+    bool add;
 };
 __device__ inline bool sees(const Span &s, int j) { return (j >= s.lo[0] && j < s.hi[0]) || (j >= s.lo[1] && j < s.hi[1]); }
 __device__ inline bool sees_any(const Span &s, int from, int to) { return max(s.lo[0], from) < min(s.hi[0], to) || max(s.lo[1], from) < min(s.hi[1], to); }
@@ -716,7 +717,7 @@ template <int D> static bool fused_attention_forward(Attend a) {
 void attention_forward_cuda(float *out, float *lse, const float *q, const float *k, const float *v, const Span *span,
                             int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, Precision how) {
     assert(how == FP32 && "bf16 on tensor cores is not here yet");
-    Attend a = {out, lse, NULL, NULL, NULL, NULL, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv, (float)(1 / sqrt((double)HS))};
+    Attend a = {out, lse, NULL, NULL, NULL, NULL, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv, (float)(1 / sqrt((double)HS)), false};
     if (HS <= 32 ? fused_attention_forward<32>(a) : HS <= 64 ? fused_attention_forward<64>(a) : HS <= 128 && fused_attention_forward<128>(a)) return;
     RUN(naive_attention_forward_kernel, blocks((size_t)B * NH * Tq, 128), 128, 0, a);
 }
@@ -730,6 +731,10 @@ template <bool KEYS> static __global__ void naive_attention_backward_kernel(Atte
     int T = KEYS ? a.Tk : a.Tq;
     if (i >= (size_t)a.B * a.NH * T) return;
     int own = (int)(i % T), h = (int)(i / T % a.NH), b = (int)(i / T / a.NH);
+    size_t own_row = ((size_t)b*T + own) * (KEYS ? a.ldkv : a.ldq) + h*a.HS;
+    if (!a.add) for (int d = 0; d < a.HS; d++) {
+        if (KEYS) a.dk[own_row + d] = a.dv[own_row + d] = 0; else a.dq[own_row + d] = 0;
+    }
     for (int t = KEYS ? 0 : own; t < (KEYS ? a.Tq : own + 1); t++) {
         size_t row_q = ((size_t)b*a.Tq + t)*a.ldq + h*a.HS, row_out = (((size_t)b*a.Tq + t)*a.NH + h)*a.HS;
         float delta = dot(a.dout + row_out, a.out + row_out, a.HS), lse = a.lse[((size_t)b*a.NH + h)*a.Tq + t];
@@ -805,8 +810,9 @@ template <int D, bool KEYS> static __global__ void __launch_bounds__(256) attent
         for (int e = 0; e < D/16; e++) {
             int t = t0 + 2*y + i, d = x + 16*e;
             if (t >= T || d >= a.HS) continue;
-            if (KEYS) a.dk[at_k + (size_t)t*a.ldkv + d] += a.scale * sum1[i][e], a.dv[at_k + (size_t)t*a.ldkv + d] += sum2[i][e];
-            else a.dq[at_q + (size_t)t*a.ldq + d] += a.scale * sum1[i][e];
+            float *out1 = KEYS ? a.dk + at_k + (size_t)t*a.ldkv + d : a.dq + at_q + (size_t)t*a.ldq + d, *out2 = a.dv + at_k + (size_t)t*a.ldkv + d;
+            *out1 = (a.add ? *out1 : 0) + a.scale * sum1[i][e];
+            if (KEYS) *out2 = (a.add ? *out2 : 0) + sum2[i][e];
         }
 }
 template <int D> static bool fused_attention_backward(Attend a) {
@@ -816,9 +822,9 @@ template <int D> static bool fused_attention_backward(Attend a) {
     return true;
 }
 void attention_backward_cuda(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse, const float *q, const float *k, const float *v,
-                             const Span *span, int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, Precision how) {
+                             const Span *span, int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, bool add, Precision how) {
     assert(how == FP32 && "bf16 on tensor cores is not here yet");
-    Attend a = {(float *)out, (float *)lse, dq, dk, dv, dout, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv, (float)(1 / sqrt((double)HS))};
+    Attend a = {(float *)out, (float *)lse, dq, dk, dv, dout, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv, (float)(1 / sqrt((double)HS)), add};
     if (HS <= 32 ? fused_attention_backward<32>(a) : HS <= 64 ? fused_attention_backward<64>(a) : HS <= 128 && fused_attention_backward<128>(a)) return;
     RUN(naive_attention_backward_kernel<false>, blocks((size_t)B * NH * Tq, 128), 128, 0, a);
     RUN(naive_attention_backward_kernel<true>, blocks((size_t)B * NH * Tk, 128), 128, 0, a);

@@ -107,9 +107,10 @@ typedef struct AdamW {
     F(attention_forward, (real *out, real *lse, const real *q, const real *k, const real *v, const Span *span, \
                           int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, Precision how), \
                           (out, lse, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv, how)) \
+    /* add: to dq, dk and dv; otherwise these columns are overwritten, for keys that nobody sees with 0 */ \
     F(attention_backward, (real *dq, real *dk, real *dv, const real *dout, const real *out, const real *lse, const real *q, const real *k, const real *v, \
-                           const Span *span, int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, Precision how), \
-                          (dq, dk, dv, dout, out, lse, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv, how)) \
+                           const Span *span, int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, bool add, Precision how), \
+                          (dq, dk, dv, dout, out, lse, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv, add, how)) \
     /* out (N,C) = x + gate * dropout(branch). gate NULL: 1 */ \
     K(gated_residual_forward,  (real *out, const real *x, const real *branch, const real *gate, const int *group, Dropout drop, int N, int C, int ld), \
                                (out, x, branch, gate, group, drop, N, C, ld)) \

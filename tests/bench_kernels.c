@@ -113,7 +113,7 @@ static void attention(int B, int T, int block, int NH, int HS) {
     snprintf(text, sizeof text, "attention_forward       B %2d T %4d block %4d NH %2d HS %2d", B, T, block, NH, HS);
     flops_line(text, 4*HS*pairs, BEST(0.3, attention_forward_fast(out, lse, qkv, qkv + C, qkv + 2*C, span, B, S, S, NH, HS, 3*C, 3*C, how)));
     snprintf(text, sizeof text, "attention_backward      B %2d T %4d block %4d NH %2d HS %2d", B, T, block, NH, HS);
-    flops_line(text, 10*HS*pairs, BEST(0.3, attention_backward_fast(dqkv, dqkv + C, dqkv + 2*C, dout, out, lse, qkv, qkv + C, qkv + 2*C, span, B, S, S, NH, HS, 3*C, 3*C, how)));
+    flops_line(text, 10*HS*pairs, BEST(0.3, attention_backward_fast(dqkv, dqkv + C, dqkv + 2*C, dout, out, lse, qkv, qkv + C, qkv + 2*C, span, B, S, S, NH, HS, 3*C, 3*C, false, how)));
     free(span), free(qkv), free(out), free(dout), free(dqkv), free(lse);
 }
 

@@ -508,6 +508,7 @@ static void parity_attention_backward(void) {
     for (Precision how = FP32; how <= LAST_PRECISION; how++) FOR_ATTENTION {
         if (how == BF16 && block != 4 && block != 64) continue;
         int C = NH*HS, ldq = C + 3, ldkv = 2*C + 1;
+        bool add = random_below(2);
         Spans span = spans(Tq, Tk, block);
         Array *dq = array((size_t)(AB*Tq*ldq)), *dkv = array((size_t)(AB*Tk*ldkv)), *dout = array((size_t)(AB*Tq*C)), *out = array((size_t)(AB*Tq*C)), *lse = array((size_t)(AB*NH*Tq)),
               *q = array((size_t)(AB*Tq*ldq)), *kv = array((size_t)(AB*Tk*ldkv));
@@ -515,7 +516,7 @@ static void parity_attention_backward(void) {
         for (size_t i = 0; i < out->n; i++) out->d0[i] = out->start[i] = (float)out->d0[i];
         for (size_t i = 0; i < lse->n; i++) lse->d0[i] = lse->start[i] = (float)lse->d0[i];
         set_padding(dq, ldq, C, ldq), set_padding(q, ldq, C, ldq), set_padding(dkv, ldkv, 2*C, ldkv), set_padding(kv, ldkv, 2*C, ldkv);
-        #define A(p) (dq->p, dkv->p, dkv->p + C, dout->p, out->p, lse->p, q->p, kv->p, kv->p + C, span.p, AB, Tq, Tk, NH, HS, ldq, ldkv, how)
+        #define A(p) (dq->p, dkv->p, dkv->p + C, dout->p, out->p, lse->p, q->p, kv->p, kv->p + C, span.p, AB, Tq, Tk, NH, HS, ldq, ldkv, add, how)
         CASE_F(attention_backward, 2 * element_tol[how]);
 #ifndef WITH_CUDA
         if (how == BF16 && Tq == 130 && Tk == 130 && HS >= 16) {
