@@ -23,6 +23,7 @@ enum { VW = 4, MR = 6, NV = 2 };
 typedef float   vec  __attribute__((vector_size(VW * 4), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(VW * 4), aligned(4), may_alias));
 typedef uint32_t uvec __attribute__((vector_size(VW * 4), aligned(4), may_alias));
+typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
 #define UNROLL _Pragma("GCC unroll 16")         // accumulators stay in registers only if every loop over them is unrolled
 #define TWICE _Pragma("GCC unroll 2")
 // No instructions. KEEP: says that x now differs from memory, or gcc loads it again for every use. USED: x is needed up to here, or gcc takes its register for a sum and moves that back.
@@ -142,7 +143,21 @@ static inline void store(float *p, vec x, size_t count) {
     else for (size_t i = 0; i < count; i++) p[i] = x[i];
 }
 
-enum { PIECE = 1 << 14 };                       // numbers that a thread takes at a time
+// the sum, and the largest, of the numbers of a vector (NaN is left out)
+static inline float sum_of(vec x) {
+    union { vec all; vec4 part[VW / 4]; } y = {x};
+    for (int i = 1; i < VW / 4; i++) y.part[0] += y.part[i];
+    return (y.part[0][0] + y.part[0][2]) + (y.part[0][1] + y.part[0][3]);
+}
+static inline float larger(float a, float b) { return b > a ? b : a; }
+static inline float largest_of(vec x) {
+    float top[VW], most = -INFINITY;
+    memcpy(top, &x, sizeof top);
+    for (int n = VW / 2; n >= 4; n /= 2) for (int l = 0; l < n; l++) top[l] = larger(top[l], top[l + n]);
+    for (int l = 0; l < 4; l++) most = larger(most, top[l]);
+    return most;
+}
+enum { PIECE = 1 << 14, LINE = 16 };            // numbers that a thread takes at a time; numbers in a line of the caches
 void sum_forward_fast(float *out, float *pre, const float *x, const float *y, size_t n, Activation a) {
     #pragma omp parallel for if (n > 2*PIECE)
     for (size_t p = 0; p < n; p += PIECE)
@@ -195,6 +210,68 @@ void gru_backward_fast(float *dgi, float *dgh, float *dh, const float *dout, con
     }
 }
 
+// ---- LayerNorm and RMSNorm ------------------------------------------------------------------------------------------------------
+
+// nv vectors of columns, the last of `count` numbers, over all rows. Rows of one group stand together: their sums of dout and dout xhat, on which dweight, dscale and
+// dshift depend, stay in registers until another group begins.
+static inline __attribute__((always_inline)) void norm_columns(const int nv, size_t count, float *dweight, float *dshift, float *dscale, const float *dout, const float *x, const float *mean,
+                                                               const float *rstd, const float *weight, const float *scale, const int *group, int N, int C, int ld) {
+    #define AT(j) ((j) < nv - 1 ? (size_t)VW : count)
+    vec dw[4];
+    UNROLL for (int j = 0; j < nv; j++) dw[j] = (vec){0};
+    for (int n = 0; n < N; ) {
+        int g = group ? group[n] : 0;
+        vec sum[4], along[4];
+        UNROLL for (int j = 0; j < nv; j++) sum[j] = along[j] = (vec){0};
+        for (; n < N && (group ? group[n] : 0) == g; n++)
+            UNROLL for (int j = 0; j < nv; j++) {
+                vec d = load(dout + (size_t)n*C + j*VW, AT(j));
+                sum[j] += d;
+                along[j] += d * ((load(x + (size_t)n*C + j*VW, AT(j)) - (mean ? mean[n] : 0)) * rstd[n]);
+            }
+        float *shift_g = dshift && g >= 0 ? dshift + (size_t)g*ld : NULL, *dscale_g = dscale && g >= 0 ? dscale + (size_t)g*ld : NULL;
+        const float *scale_g = scale && g >= 0 ? scale + (size_t)g*ld : NULL;
+        UNROLL for (int j = 0; j < nv; j++) {
+            if (scale_g) dw[j] += along[j] * (1.0f + load(scale_g + j*VW, AT(j))); else dw[j] += along[j];
+            if (dscale_g) add_to(dscale_g + j*VW, along[j] * load(weight + j*VW, AT(j)), AT(j));
+            if (shift_g) add_to(shift_g + j*VW, sum[j], AT(j));
+        }
+    }
+    UNROLL for (int j = 0; j < nv; j++) if (dweight) add_to(dweight + j*VW, dw[j], AT(j));
+    #undef AT
+}
+void norm_modulate_backward_fast(float *dx, float *dweight, float *dshift, float *dscale, const float *dout, const float *x, const float *mean, const float *rstd,
+                                 const float *weight, const float *scale, const int *group, int N, int C, int G, int ld) {
+    (void)G;
+    // pass 1, by rows: dx
+    #pragma omp parallel for if (dx && (double)N * C > PIECE)
+    for (int n = 0; n < N; n++) {
+        if (!dx) continue;
+        int g = group ? group[n] : 0;
+        size_t row = (size_t)n*C;
+        const float *scale_g = scale && g >= 0 ? scale + (size_t)g*ld : NULL;
+        float centre = mean ? mean[n] : 0, r = rstd[n];
+        vec sums = {0}, dots = {0};
+        #define DXHAT (load(dout + row + c, count) * load(weight + c, count) * (scale_g ? 1.0f + load(scale_g + c, count) : (vec){0} + 1.0f))
+        FOR_VECTORS(C, c, count, vec d = DXHAT; sums += d; dots += d * ((load(x + row + c, count) - centre) * r));
+        float middle = mean ? sum_of(sums) / C : 0, along = sum_of(dots) / C;
+        FOR_VECTORS(C, c, count, add_to(dx + row + c, r * (DXHAT - middle - (load(x + row + c, count) - centre) * r * along), count));
+        #undef DXHAT
+    }
+    // pass 2, by columns: the parameters
+    int part = round_up((C + omp_get_max_threads() - 1) / omp_get_max_threads(), LINE);
+    #pragma omp parallel for if ((double)N * C > PIECE)
+    for (int c0 = 0; c0 < C; c0 += part)
+        for (int c = c0, wide; c < min(C, c0 + part); c += wide) {
+            int left = min(C, c0 + part) - c, nv = left >= 4*VW ? 4 : left >= 2*VW ? 2 : 1;
+            wide = min(left, nv*VW);
+            #define COLUMNS(nv) norm_columns(nv, (size_t)(wide - (nv - 1)*VW), dweight ? dweight + c : NULL, dshift ? dshift + c : NULL, dscale ? dscale + c : NULL, \
+                                             dout + c, x + c, mean, rstd, weight + c, scale ? scale + c : NULL, group, N, C, ld)
+            if (nv == 4) COLUMNS(4); else if (nv == 2) COLUMNS(2); else COLUMNS(1);
+            #undef COLUMNS
+        }
+}
+
 // ---- matrix product -----------------------------------------------------------------------------------------------------------
 // C = A B by panels that fit the caches. A and B are first copied ("packed") into strips in which the inner loop walks straight ahead.
 // Threads share nothing: multiply() gives each a part of C.
@@ -209,7 +286,6 @@ enum {
 // What happens to a finished row of C: + bias, copy to pre, activation. sums: [i] += sum_p A(i,p), taken along while a panel of A is near (ai = 1 only)
 typedef struct { const float *bias; float *pre; Activation act; float *sums; } Epilogue;
 
-typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
 #ifdef __clang__
 #define SHUFFLE(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
 #else
@@ -485,7 +561,7 @@ enum { RT = VW == 8 ? 4 : MR == 6 && VW == 4 ? 4 : 8, GROUP = VW > RT ? VW : RT 
 
 // Asks memory for what stands `ahead` numbers behind x, so that it is there when its turn comes. Beyond the end of an array it may ask in vain.
 static inline void ask(const float *x, size_t ahead) { __builtin_prefetch((const void *)((uintptr_t)x + ahead * sizeof(float))); }
-enum { LINE = 16, AHEAD = 16 };                 // numbers in a line of the caches; rows that a row of a head is asked for early, since they lie too far apart to be expected
+enum { AHEAD = 16 };                            // rows that a row of a head is asked for early, since they lie too far apart to be expected
 static inline void ask_for_row(const float *x, int n) { for (int i = 0; i < n; i += LINE) ask(x, i); }
 
 // panels [rows / VW][HS][VW] of inp (rows,HS), completed with zeros to a multiple of GROUP rows
@@ -531,20 +607,6 @@ static void multiply(int M, int N, int K, const float *A, size_t ai, size_t ap, 
     }
 }
 
-// the sum, and the largest, of the numbers of a vector (NaN is left out)
-static inline float sum_of(vec x) {
-    union { vec all; vec4 part[VW / 4]; } y = {x};
-    for (int i = 1; i < VW / 4; i++) y.part[0] += y.part[i];
-    return (y.part[0][0] + y.part[0][2]) + (y.part[0][1] + y.part[0][3]);
-}
-static inline float larger(float a, float b) { return b > a ? b : a; }
-static inline float largest_of(vec x) {
-    float top[VW], most = -INFINITY;
-    memcpy(top, &x, sizeof top);
-    for (int n = VW / 2; n >= 4; n /= 2) for (int l = 0; l < n; l++) top[l] = larger(top[l], top[l + n]);
-    for (int l = 0; l < 4; l++) most = larger(most, top[l]);
-    return most;
-}
 static float dot(const float *a, const float *b, int n) {
     vec sum = {0};
     FOR_VECTORS(n, i, count, sum += load(a + i, count) * load(b + i, count));

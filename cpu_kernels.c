@@ -385,7 +385,7 @@ void attention_backward_cpu(real *dq, real *dk, real *dv, const real *dout, cons
 // ---- residual branch ----------------------------------------------------------------------------------------------------------
 
 // The factors 0 or 1/(1-p) of the columns c0..c0+CHUNK-1 of row n, of which those beyond C mean nothing; c0 is a multiple of CHUNK
-enum { CHUNK = 64 };
+enum { CHUNK = 48 };
 static void dropout_factors(real *f, Dropout drop, int n, int c0, int C) {
     real keep = (real)(1 / (1 - drop.p));
     uint64_t first = (uint64_t)n * (uint64_t)((C + 3) / 4) + (uint64_t)c0 / 4;

@@ -88,7 +88,7 @@ typedef struct AdamW {
     /* mean NULL, here and in backward: RMSNorm in the place of LN: nothing is subtracted, rstd = 1 / sqrt(mean of x^2 + eps) */ \
     K(norm_modulate_forward, (real *out, real *mean, real *rstd, const real *x, const real *weight, const real *shift, const real *scale, const int *group, \
                               double eps, int N, int C, int ld), (out, mean, rstd, x, weight, shift, scale, group, eps, N, C, ld)) \
-    K(norm_modulate_backward, (real *dx, real *dweight, real *dshift, real *dscale, const real *dout, const real *x, const real *mean, const real *rstd, \
+    F(norm_modulate_backward, (real *dx, real *dweight, real *dshift, real *dscale, const real *dout, const real *x, const real *mean, const real *rstd, \
                                const real *weight, const real *scale, const int *group, int N, int C, int G, int ld), \
                               (dx, dweight, dshift, dscale, dout, x, mean, rstd, weight, scale, group, N, C, G, ld)) \
     /* x (N,ld), in place: each of the first `heads` heads of HS columns becomes weight (HS) * x / sqrt(mean of x^2 + eps); kept (N,heads*HS): what they were; */ \

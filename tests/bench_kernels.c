@@ -144,7 +144,7 @@ static void elementwise(int N, int C) {
     norm_modulate_forward_cpu(y, mean, rstd, x, w, mod, mod + C, NULL, 1e-5, N, C, 6*C);
     printf("rows %d, width %d:\n", N, C);
     bytes_line("norm_modulate_forward", 2*f*n, BEST(0.2, norm_modulate_forward_cpu(y, mean, rstd, x, w, mod, mod + C, NULL, 1e-5, N, C, 6*C)));
-    bytes_line("norm_modulate_backward", 4*f*n, BEST(0.2, norm_modulate_backward_cpu(z, dw, dmod, dmod + C, y, x, mean, rstd, w, mod + C, NULL, N, C, 1, 6*C)));
+    bytes_line("norm_modulate_backward", 4*f*n, BEST(0.2, norm_modulate_backward_fast(z, dw, dmod, dmod + C, y, x, mean, rstd, w, mod + C, NULL, N, C, 1, 6*C)));
     bytes_line("gated_residual_forward", 3*f*n, BEST(0.2, gated_residual_forward_cpu(y, x, z, mod, NULL, (Dropout){0}, N, C, 6*C)));
     bytes_line("gated_residual_forward, dropout 0.1", 3*f*n, BEST(0.2, gated_residual_forward_cpu(y, x, z, mod, NULL, (Dropout){0.1, 1, 2}, N, C, 6*C)));
     bytes_line("gated_residual_backward", 3*f*n, BEST(0.2, gated_residual_backward_cpu(z, dmod, y, u, mod, NULL, (Dropout){0}, false, N, C, 1, 6*C)));

@@ -336,8 +336,8 @@ static void parity_norm_modulate_backward(void) {
         if (form) set_norm_padding(dmod, ld, C, form);
         #define A(p) (wanted & DX ? dx->p : NULL, wanted & DWEIGHT ? dweight->p : NULL, form && wanted & DMOD ? dmod->p : NULL, modulated && wanted & DMOD ? dmod->p + C + 1 : NULL, \
                       dout->p, x->p, rms ? NULL : mean->p, rstd->p, weight->p, modulated ? mod->p + C + 1 : NULL, group.p, N, C, G, ld)
-        CASE_K(norm_modulate_backward, 3e-6);
-        if ((form == 0 || form == 3) && wanted == ALL && N == 7 && C == 7) { n_made -= 1 + rms; NAN_REACHES_K(norm_modulate_backward, 3); n_made += 1 + rms; }     // mod, and mean if nobody reads it
+        CASE_F(norm_modulate_backward, 3e-6);
+        if ((form == 0 || form == 3) && wanted == ALL && N == 7 && C == 7) { n_made -= 1 + rms; NAN_REACHES_F(norm_modulate_backward, 3); n_made += 1 + rms; }     // mod, and mean if nobody reads it
         #undef A
         drop_arrays();
     }
