@@ -44,7 +44,7 @@ static int round_up(int n, int to) { return (n + to - 1) / to * to; }
 static vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 
 // A buffer of this thread for n floats; its content is lost when a later call asks for more. Each use has its own slot.
-enum { PANEL_A, PANEL_B, TRANSPOSED, PADDED, SCORES, TILE, PARTS, ALL_TILES, SLOTS };
+enum { PANEL_A, PANEL_B, TRANSPOSED, PADDED, SCORES, TILE, PARTS, ALL_TILES, HALF, SLOTS };
 static float *scratch(int slot, size_t n) {
     static _Thread_local float *buffer[SLOTS];
     static _Thread_local size_t size[SLOTS];
@@ -157,6 +157,12 @@ static inline float largest_of(vec x) {
     for (int l = 0; l < 4; l++) most = larger(most, top[l]);
     return most;
 }
+static float dot(const float *a, const float *b, int n) {
+    vec sum = {0};
+    FOR_VECTORS(n, i, count, sum += load(a + i, count) * load(b + i, count));
+    return sum_of(sum);
+}
+
 enum { PIECE = 1 << 14, LINE = 16 };            // numbers that a thread takes at a time; numbers in a line of the caches
 void sum_forward_fast(float *out, float *pre, const float *x, const float *y, size_t n, Activation a) {
     #pragma omp parallel for if (n > 2*PIECE)
@@ -316,7 +322,7 @@ static inline __attribute__((always_inline)) void tile_nv(const int nv, const in
     vec c[MR][NV];
     size_t row[MR];                             // rows beyond the last are the last once more, and not stored
     UNROLL for (int i = 0; i < MR; i++) row[i] = along ? min(i, m - 1) * as : (size_t)i;
-    UNROLL for (int i = 0; i < MR; i++) UNROLL for (int j = 0; j < nv; j++) c[i][j] = (vec){0};
+    UNROLL for (int i = 0; i < MR; i++) UNROLL for (int j = 0; j < nv; j++) { c[i][j] = (vec){0}; __builtin_prefetch(C + min(i, m - 1)*ldc + j*VW, 1); }
     TWICE for (int p = 0; p < k; p++) {
         const float *a_p = a + (along ? (size_t)p : p*as);
         vec y[NV];
@@ -587,30 +593,27 @@ static void multiply_part(int M, int N, int K, const float *A, size_t ai, size_t
     gemm(M, N, K, A, ai, ap, B, bp, bj, add, C, ldc, e, how);
 }
 
-// Each thread computes one of down x across parts of C and packs what it needs for itself: what another core has packed is slow to read.
+// Each thread computes one of down x across parts of C and packs what it needs for itself: what another core has packed, or made, is slow to read.
+// half: NULL, or where the second half of the K terms goes, as a sum of its own (M,N) and behind it its own e->sums: see linear_backward_weight_fast().
 static void multiply(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
-                     const Epilogue *e, Precision how) {
-    int threads = (double)M * N * K > 1e6 ? omp_get_max_threads() : 1, rows = M, columns = N, across = 1;
+                     const Epilogue *e, float *half, Precision how) {
+    int halves = half ? 2 : 1, threads = (double)M * N * K > 1e6 ? omp_get_max_threads() : 1, all = max(threads / halves, 1), rows = M, columns = N, across = 1;
     double least = INFINITY;                            // of what the largest part costs; to pack a number costs about as much as 64 products
-    for (int n = 1; n <= threads; n++) {
-        if (threads % n) continue;
-        int down = threads / n, r = round_up((M + down - 1) / down, how == FP32 ? MR : 32), c = round_up((N + n - 1) / n, max(how == FP32 ? 1 : 32, NR));       // whole tiles
+    for (int n = 1; n <= all; n++) {
+        if (all % n) continue;
+        int down = all / n, r = round_up((M + down - 1) / down, how == FP32 ? MR : 32), c = round_up((N + n - 1) / n, max(how == FP32 ? 1 : 32, NR));       // whole tiles
         double high = min(r, M), wide = min(c, N), cost = high*wide + 64 * (high + wide);
         if (cost < least) least = cost, rows = r, columns = c, across = n;
     }
     #pragma omp parallel for if (threads > 1)
-    for (int part = 0; part < threads; part++) {
-        int i = part / across * rows, j = part % across * columns, m = min(rows, M - i), n = min(columns, N - j);
+    for (int part = 0; part < all * halves; part++) {
+        int second = part / all, i = part % all / across * rows, j = part % all % across * columns, m = min(rows, M - i), n = min(columns, N - j);
+        int p = second ? round_up(K / 2, 32) : 0, k = half && !second ? round_up(K / 2, 32) : K - p;
         if (m <= 0 || n <= 0) continue;                 // fewer tiles than threads
-        Epilogue mine = e ? (Epilogue){e->bias ? e->bias + j : NULL, e->pre ? e->pre + i*ldc + j : NULL, e->act, e->sums && !j ? e->sums + i : NULL} : (Epilogue){0};
-        multiply_part(m, n, K, A + i*ai, ai, ap, B + j*bj, bp, bj, add, C + i*ldc + j, ldc, e ? &mine : NULL, how);
+        Epilogue mine = {0};
+        if (e) mine = (Epilogue){e->bias ? e->bias + j : NULL, e->pre ? e->pre + i*ldc + j : NULL, e->act, e->sums && !j ? (second ? half + (size_t)M*N : e->sums) + i : NULL};
+        multiply_part(m, n, k, A + i*ai + p*ap, ai, ap, B + p*bp + j*bj, bp, bj, add && !second, (second ? half : C) + i*ldc + j, ldc, e ? &mine : NULL, how);
     }
-}
-
-static float dot(const float *a, const float *b, int n) {
-    vec sum = {0};
-    FOR_VECTORS(n, i, count, sum += load(a + i, count) * load(b + i, count));
-    return sum_of(sum);
 }
 
 // Up to FEW rows: the weights are read once and as they are, in dot products of DM rows of inp with DN rows of weight.
@@ -709,16 +712,24 @@ void linear_forward_fast(float *out, float *pre, const float *inp, const float *
     Epilogue e = {bias, pre, act, NULL}, *finish = bias || pre || act ? &e : NULL;
     if (N <= FEW && how == FP32) few_rows(out, inp, weight, N, C, OC, finish);
     else if (N <= MORE && how == FP32) more_rows(out, inp, weight, N, C, OC, finish);
-    else multiply(N, OC, C, inp, C, 1, weight, 1, C, 0, out, OC, finish, how);
+    else multiply(N, OC, C, inp, C, 1, weight, 1, C, 0, out, OC, finish, NULL, how);
 }
 
 void linear_backward_inp_fast(float *dinp, const float *dpre, const float *weight, int N, int C, int OC, bool add, Precision how) {
-    multiply(N, C, OC, dpre, OC, 1, weight, C, 1, add, dinp, C, NULL, how);
+    multiply(N, C, OC, dpre, OC, 1, weight, C, 1, add, dinp, C, NULL, NULL, how);
 }
 
+// Many rows are summed in two halves, whatever the number of threads: two cores then read the rows that they have made themselves.
 void linear_backward_weight_fast(float *dweight, float *dbias, const float *dpre, const float *inp, int N, int C, int OC, Precision how) {
+    enum { MANY = 1024 };
     Epilogue e = {.sums = dbias};
-    multiply(OC, C, N, dpre, 1, OC, inp, C, 1, 1, dweight, C, &e, how);
+    float *half = N >= MANY ? scratch(HALF, (size_t)OC*C + OC) : NULL;
+    if (half) memset(half + (size_t)OC*C, 0, OC * sizeof(float));
+    multiply(OC, C, N, dpre, 1, OC, inp, C, 1, 1, dweight, C, &e, half, how);
+    if (!half) return;
+    #pragma omp parallel for if ((double)OC * C > 2*PIECE)
+    for (int o = 0; o < OC; o++) for (int c = 0; c < C; c++) dweight[(size_t)o*C + c] += half[(size_t)o*C + c];
+    for (int o = 0; o < OC && dbias; o++) dbias[o] += half[(size_t)OC*C + o];
 }
 
 // ---- attention over spans -----------------------------------------------------------------------------------------------------
@@ -920,7 +931,7 @@ static void tile_attention_forward(float *out, float *lse, const float *q, const
     #pragma omp parallel
     {
         tiles_on();
-        #pragma omp for collapse(3) schedule(dynamic)
+        #pragma omp for collapse(3)
         for (int b = 0; b < B; b++)
         for (int h = 0; h < NH; h++)
         for (int i = 0; i < parts; i++) {
@@ -988,7 +999,7 @@ static void tile_attention_backward(float *dq, float *dk, float *dv, const float
     #pragma omp parallel
     {
         tiles_on();
-        #pragma omp for collapse(3) schedule(dynamic)
+        #pragma omp for collapse(3)
         for (int b = 0; b < B; b++)
         for (int h = 0; h < NH; h++)
         for (int i = 0; i < parts; i++) {
@@ -1059,7 +1070,7 @@ void attention_forward_fast(float *out, float *lse, const float *q, const float 
     float scale = 1 / sqrtf(HS);
     Part *part = find_parts(span, Tq, Tk, &parts);
     const Tile *tile = find_tiles(part, parts, span, Tq);
-    #pragma omp parallel for collapse(3) schedule(dynamic)
+    #pragma omp parallel for collapse(3)
     for (int b = 0; b < B; b++)
     for (int h = 0; h < NH; h++)
     for (int i = 0; i < parts; i++) {
@@ -1111,7 +1122,7 @@ void attention_backward_fast(float *dq, float *dk, float *dv, const float *dout,
     float scale = 1 / sqrtf(HS);
     Part *part = find_parts(span, Tq, Tk, &parts);
     const Tile *tile = find_tiles(part, parts, span, Tq);
-    #pragma omp parallel for collapse(3) schedule(dynamic)
+    #pragma omp parallel for collapse(3)
     for (int b = 0; b < B; b++)
     for (int h = 0; h < NH; h++)
     for (int i = 0; i < parts; i++) {

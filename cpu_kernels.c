@@ -416,19 +416,32 @@ void gated_residual_forward_cpu(real *out, const real *x, const real *branch, co
 void gated_residual_backward_cpu(real *dbranch, real *dgate, const real *dout, const real *branch, const real *gate, const int *group,
                                  Dropout drop, bool add, int N, int C, int G, int ld) {
     (void)G;
+    // pass 1, by rows: the branch
+    #pragma omp parallel for if ((double)N * C > 20000)
+    for (int n = 0; n < N; n++) {
+        if (!dbranch) continue;
+        int g = group_of(group, n);
+        for (int c0 = 0; c0 < C; c0 += CHUNK) {
+            int m = min(CHUNK, C - c0);
+            real f[CHUNK], *dbranch_n = dbranch + (size_t)n*C + c0;
+            const real *dout_n = dout + (size_t)n*C + c0, *gate_g = gate && g >= 0 ? gate + (size_t)g*ld + c0 : NULL;
+            dropout_factors(f, drop, n, c0, C);
+            if (gate_g) for (int c = 0; c < m; c++) f[c] *= gate_g[c];
+            if (add) for (int c = 0; c < m; c++) dbranch_n[c] += f[c] * dout_n[c];
+            else for (int c = 0; c < m; c++) dbranch_n[c] = f[c] * dout_n[c];
+        }
+    }
+    if (!dgate || !gate) return;
+    // pass 2, by columns: the gate
     int part = (columns_per_thread(C) + CHUNK - 1) / CHUNK * CHUNK;
     #pragma omp parallel for if ((double)N * C > 20000)
     for (int p0 = 0; p0 < C; p0 += part)
-        for (int n = 0; n < N; n++) for (int c0 = p0; c0 < min(C, p0 + part); c0 += CHUNK) {
-            int g = group_of(group, n), gated = gate && g >= 0, m = min(CHUNK, C - c0);
-            size_t at = (size_t)n*C + c0, mod = (size_t)(gated ? g : 0)*ld + c0;
-            const real *dout_n = dout + at;
+        for (int n = 0; n < N; n++) for (int c0 = p0; c0 < min(C, p0 + part) && group_of(group, n) >= 0; c0 += CHUNK) {
+            int m = min(CHUNK, C - c0);
+            size_t at = (size_t)n*C + c0, mod = (size_t)group_of(group, n)*ld + c0;
             real f[CHUNK];
             dropout_factors(f, drop, n, c0, C);
-            if (dgate && gated) for (int c = 0; c < m; c++) dgate[mod + c] += f[c] * branch[at + c] * dout_n[c];
-            if (gated) for (int c = 0; c < m; c++) f[c] *= gate[mod + c];
-            if (dbranch && add) for (int c = 0; c < m; c++) dbranch[at + c] += f[c] * dout_n[c];
-            else if (dbranch) for (int c = 0; c < m; c++) dbranch[at + c] = f[c] * dout_n[c];
+            for (int c = 0; c < m; c++) dgate[mod + c] += f[c] * branch[at + c] * dout[at + c];
         }
 }
 

@@ -269,8 +269,8 @@ static void parity_linear_backward_weight(void) {
         drop_arrays();
     }
 #ifndef CUDA_EMU
-    for (int i = 0; i < 3; i++) for (Precision how = FP32; how <= LAST_PRECISION; how++) {        // wide and high enough, on the CPU, for operands to be packed: one, the other, both
-        int N = 150, C = i == 1 ? 70 : 531, OC = i == 0 ? 70 : 533;
+    for (int i = 0; i < 4; i++) for (Precision how = FP32; how <= LAST_PRECISION; how++) {        // wide and high enough, on the CPU, for operands to be packed: one, the other, both; rows in two halves
+        int N = i == 3 ? 1100 : 150, C = i % 2 ? 70 : 531, OC = i == 0 || i == 3 ? 70 : 533;
         Array *dweight = array((size_t)(OC*C)), *dbias = array((size_t)OC), *dpre = array((size_t)(N*OC)), *inp = array((size_t)(N*C));
         #define A(p) (dweight->p, dbias->p, dpre->p, inp->p, N, C, OC, how)
         CASE_F(linear_backward_weight, 4e-6);
