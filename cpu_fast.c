@@ -20,6 +20,7 @@ enum { VW = 4, MR = 8, NV = 3 };
 #else
 enum { VW = 4, MR = 6, NV = 2 };
 #endif
+enum { LITTLE = 600000 };                       // multiply-adds that are not worth a second thread
 typedef float   vec  __attribute__((vector_size(VW * 4), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(VW * 4), aligned(4), may_alias));
 typedef uint32_t uvec __attribute__((vector_size(VW * 4), aligned(4), may_alias));
@@ -597,7 +598,7 @@ static void multiply_part(int M, int N, int K, const float *A, size_t ai, size_t
 // half: NULL, or where the second half of the K terms goes, as a sum of its own (M,N) and behind it its own e->sums: see linear_backward_weight_fast().
 static void multiply(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
                      const Epilogue *e, float *half, Precision how) {
-    int halves = half ? 2 : 1, threads = (double)M * N * K > 1e6 ? omp_get_max_threads() : 1, all = max(threads / halves, 1), rows = M, columns = N, across = 1;
+    int halves = half ? 2 : 1, threads = (double)M * N * K > LITTLE ? omp_get_max_threads() : 1, all = max(threads / halves, 1), rows = M, columns = N, across = 1;
     double least = INFINITY;                            // of what the largest part costs; to pack a number costs about as much as 64 products
     for (int n = 1; n <= all; n++) {
         if (all % n) continue;
@@ -647,7 +648,7 @@ static inline __attribute__((always_inline)) void dots(float *sum, const float *
 }
 static void few_rows(float *out, const float *inp, const float *weight, int N, int C, int OC, const Epilogue *e) {
     enum { COLUMNS = 64 };
-    #pragma omp parallel for if ((double)N * C * OC > 1e6)
+    #pragma omp parallel for if ((double)N * C * OC > LITTLE)
     for (int o0 = 0; o0 < OC; o0 += COLUMNS) {
         int o1 = min(o0 + COLUMNS, OC);
         for (int o = o0; o < o1; o += DN) {
@@ -691,7 +692,7 @@ static void more_rows(float *out, const float *inp, const float *weight, int N, 
     float *x = scratch(PANEL_A, (size_t)C * MORE);
     if (N <= lines - GROUP) memset(x, 0, (size_t)C * lines * sizeof(float));    // vectors that turn() leaves alone
     turn(x, inp, C, N, C, FP32);
-    #pragma omp parallel for if ((double)N * C * OC > 1e6)
+    #pragma omp parallel for if ((double)N * C * OC > LITTLE)
     for (int o0 = 0; o0 < OC; o0 += COLUMNS) {
         int o1 = min(o0 + COLUMNS, OC);
         for (int o = o0; o < o1; o += MN) {
@@ -833,6 +834,9 @@ static void combine_keys(float *c, int D, const Tile *x, const float *p, size_t 
         product(x->rows, D / VW, x->hi[part] - x->lo[part], p + x->at[part] + x->lo[part] - x->from[part], ls, 1, b + (size_t)x->lo[part]*ldb, ldb, VW, c, D, part);
 }
 
+// What attention costs at most, in multiply-adds; to turn a key or a query around is like ten of them for each number
+#define ATTENTION_WORK ((double)B * NH * HS * (2.0 * Tq * Tk + 10.0 * (Tq + Tk)))
+
 // Rows [t0,t1) of a span table that see keys of [k0,k1) only, which nobody else sees: parts can be worked on at the same time.
 typedef struct Part { int t0, t1, k0, k1, tile, tiles; } Part;
 static Part *find_parts(const Span *span, int T, int Tk, int *parts) {
@@ -928,7 +932,7 @@ static void tile_attention_forward(float *out, float *lse, const float *q, const
     int D = round_up(HS, DEPTH), depth = D / DEPTH, parts;
     float scale = 1 / sqrtf(HS);
     const Part *part = find_parts(span, Tq, Tk, &parts);
-    #pragma omp parallel
+    #pragma omp parallel if (ATTENTION_WORK > LITTLE)
     {
         tiles_on();
         #pragma omp for collapse(3)
@@ -996,7 +1000,7 @@ static void tile_attention_backward(float *dq, float *dk, float *dv, const float
     int D = round_up(HS, DEPTH), depth = D / DEPTH, C = NH*HS, parts;
     float scale = 1 / sqrtf(HS);
     const Part *part = find_parts(span, Tq, Tk, &parts);
-    #pragma omp parallel
+    #pragma omp parallel if (ATTENTION_WORK > LITTLE)
     {
         tiles_on();
         #pragma omp for collapse(3)
@@ -1070,7 +1074,7 @@ void attention_forward_fast(float *out, float *lse, const float *q, const float 
     float scale = 1 / sqrtf(HS);
     Part *part = find_parts(span, Tq, Tk, &parts);
     const Tile *tile = find_tiles(part, parts, span, Tq);
-    #pragma omp parallel for collapse(3)
+    #pragma omp parallel for collapse(3) if (ATTENTION_WORK > LITTLE)
     for (int b = 0; b < B; b++)
     for (int h = 0; h < NH; h++)
     for (int i = 0; i < parts; i++) {
@@ -1122,7 +1126,7 @@ void attention_backward_fast(float *dq, float *dk, float *dv, const float *dout,
     float scale = 1 / sqrtf(HS);
     Part *part = find_parts(span, Tq, Tk, &parts);
     const Tile *tile = find_tiles(part, parts, span, Tq);
-    #pragma omp parallel for collapse(3)
+    #pragma omp parallel for collapse(3) if (ATTENTION_WORK > LITTLE)
     for (int b = 0; b < B; b++)
     for (int h = 0; h < NH; h++)
     for (int i = 0; i < parts; i++) {

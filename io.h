@@ -541,7 +541,7 @@ static int run_command(const char *program, int argc, char **argv, const Verb *v
 #ifdef _OPENMP
     // A thread that waits for the others spins for milliseconds, on a core that another program may need: on a busy machine everything then takes
     // several times longer. Here it soon sleeps. OpenMP reads these variables when a program starts, so it starts once more.
-    if (!getenv("OMP_WAIT_POLICY") && !getenv("GOMP_SPINCOUNT") && !setenv("GOMP_SPINCOUNT", "2000", 1) && !setenv("KMP_BLOCKTIME", "0", 0))
+    if (!getenv("OMP_WAIT_POLICY") && !getenv("GOMP_SPINCOUNT") && !setenv("GOMP_SPINCOUNT", "5000", 1) && !setenv("KMP_BLOCKTIME", "0", 0))
         execv("/proc/self/exe", argv);                  // comes back only where there is no /proc; then nothing is lost
 #endif
     if (argc < 2 || !strcmp(argv[1], "--help")) {

@@ -40,7 +40,7 @@ awk 'BEGIN {
     row("gated_residual_forward", 0, 2*12*R*C)
     row("gated_residual_backward", 0, 2*(8 + 8)*R*C)
     row("activation_backward", 0, 16*R*4*C)
-    row("fill", 0, 4 * (params + R*13*C))
+    row("fill", 0, 4 * (params + R*6*C))
     row("cross_entropy_forward, cross_entropy_backward", 0, (4 + 8)*M*V)
     row("sum_squares", 0, 4*params)
     row("adamw", 0, 36*params)
