@@ -6,21 +6,21 @@
 set -eu
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-# pictures/s of the fastest four steps: of a batch, and of a log with the seconds so far in its last column
-rate() { awk -F, -v batch="$1" 'NR > 1 { s[NR] = $4; if (NR > 5 && (!best || s[NR] - s[NR - 4] < best)) best = s[NR] - s[NR - 4] } END { printf "%.1f", 4 * batch / best }' "$2/log.csv"; }
+# pictures/s of the fastest `steps` steps in a row: of a batch, and of a log with the seconds so far, to the hundredth, in its last column
+rate() { awk -F, -v batch="$1" -v n="$2" 'NR > 1 { s[NR] = $4; if (NR > n + 1 && (!best || s[NR] - s[NR - n] < best)) best = s[NR] - s[NR - n] } END { printf "%.1f", n * batch / best }' "$3/log.csv"; }
 value() { sed -n "s/^$1:.* $2=\([^ ]*\).*/\1/p" "$3"; }
 S="--data video --patch 4 --size 32 --clip 4 --layers 6 --width 384 --heads 6 --batch 8 --steps 8 --blocks 4"
 T="--data video --patch 4 --size 16 --clip 4 --layers 4 --width 96 --heads 3 --batch 32 --steps 40 --blocks"
 has_bf16=$(./acdit train $T 4 --steps 1 --out "$scratch/c" --precision auto | grep -o 'precision=bf16' || true)
 for precision in fp32 ${has_bf16:+bf16}; do
     for size in S T4 T16; do
-        case $size in S) options=$S batch=8 ;; *) options="$T ${size#T}" batch=32 ;; esac
+        case $size in S) options=$S batch=8 steps=4 ;; *) options="$T ${size#T}" batch=32 steps=20 ;; esac
         ./acdit train $options --precision $precision --out "$scratch/$size" --force >/dev/null
         best=0
         for repeat in 1 2 3; do
             ./acdit sample --out "$scratch/$size" --samples 4 --class fall --batch 4 --precision $precision >"$scratch/log"
             best=$(awk -v a=$best -v b="$(value sample pictures_per_s "$scratch/log")" 'BEGIN { print (a > b ? a : b) }')
         done
-        echo "acdit $precision $size: training $(rate $batch "$scratch/$size") pictures/s, sampling $best pictures/s"
+        echo "acdit $precision $size: training $(rate $batch $steps "$scratch/$size") pictures/s, sampling $best pictures/s"
     done
 done
