@@ -448,15 +448,18 @@ void gated_residual_backward_cpu(real *dbranch, real *dgate, const real *dout, c
 // ---- rows ---------------------------------------------------------------------------------------------------------------------
 
 void gather_rows_forward_cpu(real *out, const real *inp, const int *row, int N, int C) {
+    #pragma omp parallel for if ((double)N * C > 20000)
     for (int n = 0; n < N; n++) memcpy(out + (size_t)n*C, inp + (size_t)row[n]*C, C * sizeof(real));
 }
 
 void gather_rows_backward_cpu(real *dinp, const real *dout, const int *row, int N, int C) {
+    #pragma omp parallel for if ((double)N * C > 20000)     // the rows are distinct
     for (int n = 0; n < N; n++)
         for (int c = 0; c < C; c++) dinp[(size_t)row[n]*C + c] += dout[(size_t)n*C + c];
 }
 
 void store_rows_cpu(real *out, const real *inp, int B, int T, int S, int W, int C, int ld) {
+    #pragma omp parallel for collapse(2) if ((double)B * T * C > 20000)
     for (int b = 0; b < B; b++)
         for (int t = 0; t < T; t++) memcpy(out + ((size_t)b*W + t)*C, inp + ((size_t)b*S + t)*ld, C * sizeof(real));
 }
