@@ -451,12 +451,19 @@ enum { LINES = 32, DEPTH = 32, TILE_SIZE = 256 };       // lines of a strip; k o
 typedef uint32_t pairs __attribute__((vector_size(64), aligned(4), may_alias));
 
 // 16 numbers rounded to nearest, ties to even, in the high halves; NaN stays NaN (0xFFFFFFFF, which fills a debug build's memory, would become 0)
-static inline pairs rounded(pairs u) {
+static inline __attribute__((unused)) pairs rounded(pairs u) {
     pairs nan = (pairs)((u & 0x7FFFFFFF) > 0x7F800000);
     return ((u + 0x7FFF + (u >> 16 & 1)) & ~nan) | ((u | 0x00400000) & nan);
 }
-// 16 numbers in the low and 16 in the high halves
-static inline pairs pair_up(const float *low, const float *high) { return rounded(*(const pairs *)low) >> 16 | (rounded(*(const pairs *)high) & 0xFFFF0000); }
+// 16 numbers in the low and 16 in the high halves; by instructions that do it where the compiler may use them (and that take denormals for 0, as tiles do)
+static inline pairs pair_up(const float *low, const float *high) {
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && !defined(EMULATE_AMX)
+    static const uint16_t turns[32] __attribute__((aligned(64))) = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    return (pairs)_mm512_permutexvar_epi16(_mm512_load_si512(turns), (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(high), _mm512_loadu_ps(low)));
+#else
+    return rounded(*(const pairs *)low) >> 16 | (rounded(*(const pairs *)high) & 0xFFFF0000);
+#endif
+}
 
 // 16 x 16: exchanges the off-diagonal blocks of 8, then 4, 2, 1
 #define PICK(b, l) ((l) + ((l) / (b) & 1) * (16 - (b)))
