@@ -367,7 +367,11 @@ static void add_sums(float *sums, const float *A, size_t ap, int m, int k) {
         UNROLL for (int j = 0; j < NV; j++) sum[j] = (vec){0};
         for (int p = 0; p < k && width == NR; p++) UNROLL for (int j = 0; j < NV; j++) sum[j] += *(const vec *)(A + i + p*ap + j*VW);
         if (width == NR) UNROLL for (int j = 0; j < NV; j++) *(vec *)(sums + i + j*VW) += sum[j];
-        else for (int p = 0; p < k; p++) for (int l = i; l < m; l++) sums[l] += A[l + p*ap];
+        else for (int l = i; l < m; l++) {      // in the same order as the lanes: which columns stand here depends on the number of threads
+            float one = 0;
+            for (int p = 0; p < k; p++) one += A[l + p*ap];
+            sums[l] += one;
+        }
     }
 }
 
@@ -384,11 +388,12 @@ static void epilogue(float *C, size_t ldc, const Epilogue *e, int i0, int i1, in
 
 // C (M,N) = [C +] A B with A(i,p) = A[i*ai + p*ap] (M,K) and B(p,j) = B[p*bp + j*bj] (K,N): the strides say which operand is transposed.
 // An operand is packed if it must be rounded, or if it is used often enough to pay for it; otherwise tiles read it where it lies.
+// narrow: all of C has few columns, not this part alone: the depth, and with it the order of a sum, must not depend on the number of threads.
+enum { OFTEN = 256 };
 static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
-                 const Epilogue *e, Precision how) {
-    enum { OFTEN = 256 };
+                 const Epilogue *e, int narrow, Precision how) {
     float *a = scratch(PANEL_A, (size_t)MP * KC), *b = scratch(PANEL_B, (size_t)NP * KC);
-    int along = how == FP32 && ap == 1, across = how == FP32 && !along && ai == 1 && N <= OFTEN, pack_a = !along && !across, pack_b = !(how == FP32 && bj == 1 && M <= OFTEN);
+    int along = how == FP32 && ap == 1, across = how == FP32 && !along && ai == 1 && narrow, pack_a = !along && !across, pack_b = !(how == FP32 && bj == 1 && M <= OFTEN);
     int depth = across ? 128 : KC;              // rows of A and B that lie apart fill the L1 cache sooner
     for (int j0 = 0; j0 < N; j0 += NP)
     for (int p0 = 0; p0 < K; p0 += depth)
@@ -594,11 +599,11 @@ static void turn(float *panel, const float *inp, size_t ld, int rows, int HS, Pr
 // ---- linear layers --------------------------------------------------------------------------------------------------------------
 
 static void multiply_part(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
-                          const Epilogue *e, Precision how) {
+                          const Epilogue *e, int narrow, Precision how) {
 #ifdef AMX
     if (how == BF16 && has_matrix_unit()) { tile_gemm(M, N, K, A, ai, ap, B, bp, bj, add, C, ldc, e); return; }
 #endif
-    gemm(M, N, K, A, ai, ap, B, bp, bj, add, C, ldc, e, how);
+    gemm(M, N, K, A, ai, ap, B, bp, bj, add, C, ldc, e, narrow, how);
 }
 
 // Each thread computes one of down x across parts of C and packs what it needs for itself: what another core has packed, or made, is slow to read.
@@ -620,7 +625,7 @@ static void multiply(int M, int N, int K, const float *A, size_t ai, size_t ap, 
         if (m <= 0 || n <= 0) continue;                 // fewer tiles than threads
         Epilogue mine = {0};
         if (e) mine = (Epilogue){e->bias ? e->bias + j : NULL, e->pre ? e->pre + i*ldc + j : NULL, e->act, e->sums && !j ? (second ? half + (size_t)M*N : e->sums) + i : NULL};
-        multiply_part(m, n, k, A + i*ai + p*ap, ai, ap, B + p*bp + j*bj, bp, bj, add && !second, (second ? half : C) + i*ldc + j, ldc, e ? &mine : NULL, how);
+        multiply_part(m, n, k, A + i*ai + p*ap, ai, ap, B + p*bp + j*bj, bp, bj, add && !second, (second ? half : C) + i*ldc + j, ldc, e ? &mine : NULL, N <= OFTEN, how);
     }
 }
 

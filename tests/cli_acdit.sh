@@ -34,7 +34,7 @@ two=2; $acdit check --threads 2 tests/golden/acdit/mask_n1_b5.safetensors >/dev/
 # trained NAME OPTIONS...
 trained() {
     out=$dir/$1; shift
-    expect 0 '' $acdit train "$@" --steps 6 --out "$out"
+    expect 0 '' $acdit train "$@" --steps 6 --threads 1 --out "$out"
     promises train steps loss parameters pictures_per_s seconds
     expect 0 '' $acdit train "$@" --steps 6 --threads $two --save-every 2 --out "$out.again"
     same "$out/acdit.safetensors" "$out.again/acdit.safetensors" "$out: two runs of one seed differ"
