@@ -296,6 +296,11 @@ static real *grad_of(Tensor *x) {
     if (new_grad(x)) fill(x->grad, 0, count(x));
     return x->grad;
 }
+// The same for a kernel that can write: *add if it must add to what is there already
+static real *grad_for(Tensor *x, bool *add) {
+    *add = wants(x) && !new_grad(x);
+    return wants(x) ? x->grad : NULL;
+}
 // Adds rows of d, ld numbers apart, to the gradient of x
 static void add_grad(Tensor *x, const real *d, int ld) {
     if (!wants(x)) return;
@@ -476,7 +481,9 @@ static void linear_back(const void *p) {
     real *d = l->out->grad;
     int N = rows(l->x), C = l->x->C, OC = l->out->C;
     if (l->act != LINEAR_ONLY && !l->out->pre) activation_backward(d, NULL, l->pre, count(l->out), l->act);
-    if (wants(l->x)) { bool add = !new_grad(l->x); linear_backward_inp(l->x->grad, d, l->weight->data, N, C, OC, add, precision); }
+    bool add;
+    real *dx = grad_for(l->x, &add);
+    if (dx) linear_backward_inp(dx, d, l->weight->data, N, C, OC, add, precision);
     if (l->x->pre) activation_backward(l->x->grad, l->x->data, l->x->pre, count(l->x), l->x->act);      // what its own backward would do, and its value once more
     if (!wants(l->weight)) return;
     linear_backward_weight(grad_of(l->weight), l->bias ? grad_of(l->bias) : NULL, d, l->x->data, N, C, OC, precision);
@@ -635,7 +642,8 @@ static void attention_back(const void *p) {
     if (!wants(a->q) || !wants(a->kv)) die("internal error: attention to a constant has no gradient yet");
     // queries, keys and values that are all of their tensors have their gradients written; otherwise they are added to what is there
     bool all = a->q == a->kv ? ldq == 3*C : ldq == C && ldkv == 2*C, add = !(all && !a->q->grad && !a->kv->grad);
-    real *dq = add ? grad_of(a->q) : (new_grad(a->q), a->q->grad), *dk = (add ? grad_of(a->kv) : (new_grad(a->kv), a->kv->grad)) + a->column;
+    if (!add) new_grad(a->q), new_grad(a->kv);          // without zeros in them
+    real *dq = grad_of(a->q), *dk = grad_of(a->kv) + a->column;
     attention_backward(dq, dk, dk + C, a->out->grad, a->out->data, a->lse, a->q->data, k, k + C, a->span,
                        a->B, rows(a->q) / a->B, rows(a->kv) / a->B, a->NH, C / a->NH, ldq, ldkv, add, precision);
 }
@@ -660,8 +668,9 @@ static void cache_store(real *cache, int W, int slot, const Tensor *kv, int from
 typedef struct { Tensor *out, *x, *branch; Modulation m; Dropout drop; } Residual;
 static void gated_residual_back(const void *p) {
     const Residual *r = p;
-    bool add = wants(r->branch) && !new_grad(r->branch);
-    gated_residual_backward(wants(r->branch) ? r->branch->grad : NULL, mod_grad(r->m, r->m.gate), r->out->grad, r->branch->data, mod_data(r->m, r->m.gate),
+    bool add;
+    real *dbranch = grad_for(r->branch, &add);
+    gated_residual_backward(dbranch, mod_grad(r->m, r->m.gate), r->out->grad, r->branch->data, mod_data(r->m, r->m.gate),
                             r->m.group, r->drop, add, rows(r->x), r->x->C, r->m.mod ? r->m.mod->T : 0, r->m.mod ? r->m.mod->C : 0);
     pass_on(r->x, r->out);
 }
