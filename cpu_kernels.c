@@ -37,10 +37,12 @@ void embedding_backward_cpu(real *dweight, const real *dout, const int *id, int 
 
 void level_embedding_cpu(real *out, const double *level, int G, int F) {
     int half = F / 2;                           // phases in double: float loses them at large levels
-    for (int g = 0; g < G; g++) {
-        if (F % 2) out[g*F + F - 1] = 0;        // an odd last column
-        for (int i = 0; i < half; i++) {
-            double phase = level[g] * exp(-log(10000.0) * i / half);
+    for (int g = 0; g < G && F % 2; g++) out[g*F + F - 1] = 0;     // an odd last column
+    #pragma omp parallel for if ((double)G * F > 2000)
+    for (int i = 0; i < half; i++) {
+        double frequency = exp(-log(10000.0) * i / half);
+        for (int g = 0; g < G; g++) {
+            double phase = level[g] * frequency;
             out[g*F + i] = (real)cos(phase);
             out[g*F + half + i] = (real)sin(phase);
         }
