@@ -222,6 +222,7 @@ typedef struct Tensor {
     int B, T, C;
     enum { CONSTANT, PARAMETER, LEAF, ACTIVATION } kind;
     const char *name;
+    const real *packed;                                 // of a weight: see params_pack(), or NULL
     const real *pre; Activation act;                    // pre: data lies in a shared buffer, and is act(pre) once more when backward needs it
 } Tensor;
 enum { PARAMS = 1, INPUTS = 2 };                        // what backward() is asked for
@@ -413,6 +414,25 @@ static void params_free(Params *ps) {
     *ps = (Params){0};
 }
 
+// Packs the weights once for all products that will read them, which must not change from here on. The GPU and the plain bodies have no use for it.
+static void params_pack(Params *ps) {
+#if !REAL_IS_DOUBLE
+    if (naive || device == CUDA) return;
+    for (int i = 0; i < ps->n; i++) {
+        Tensor *t = &ps->list[i]->t;
+        if (ps->list[i]->dims < 2) continue;
+        real *packed = arena_take(&persistent, packed_size(t->C, t->T, precision) * sizeof(real));
+        t->packed = packed;
+        if (dry) continue;
+        unlock_arenas();
+        pack_weight(packed, t->data, t->C, t->T, precision);
+        lock_arenas();
+    }
+#else
+    (void)ps;
+#endif
+}
+
 static void zero_grad(Params *ps) { fill(ps->grad, 0, ps->size); }
 
 // |grad| over all parameters; leaves its square on the device for params_update()
@@ -491,7 +511,7 @@ static void linear_back(const void *p) {
 static Tensor *linear_into(Tensor *out, Tensor *x, Tensor *weight, Tensor *bias, Activation act) {
     bool kept = act != LINEAR_ONLY && !tape.off, by_value = act == RELU && out->data != hidden.data;      // the slope of ReLU shows in its value, if that stays
     real *pre = kept && !by_value ? arena_take(&per_step, count(out) * sizeof(real)) : NULL;
-    linear_forward(out->data, pre, x->data, weight->data, bias ? bias->data : NULL, rows(x), x->C, weight->T, act, precision);
+    linear_forward(out->data, pre, x->data, weight->data, weight->packed, bias ? bias->data : NULL, rows(x), x->C, weight->T, act, precision);
     if (kept && by_value) pre = out->data;
     RECORD(Linear, linear_back, out, x, weight, bias, pre, act);
     return out;
@@ -530,7 +550,7 @@ static Tensor *weight_rows(const Tensor *weight, int first, int n) {
     Tensor *part = HOST(Tensor, 1);
     size_t from = (size_t)first * (size_t)weight->C;
     *part = *weight;
-    part->T = n, part->data += from;
+    part->T = n, part->data += from, part->packed = NULL;
     if (part->grad) part->grad += from;
     return part;
 }

@@ -318,12 +318,16 @@ static inline void pack(float *strip, const float *src, int w, int k, size_t si,
     round_operands(strip, (size_t)W*k, how);
 }
 
-// C (m, nv vectors) = [C +] A B for one register tile: A(i,p) = a[i*ai + p*ap], where one of the strides is 1 or a is packed (ai = 1, ap = MR); row p of B at b + p*bp.
-static inline __attribute__((always_inline)) void tile_nv(const int nv, const int along, int k, const float *a, size_t as, const float *b, size_t bp, int add, float *C, size_t ldc, int m) {
+// C (m, nv vectors) = [C +] [bias +] A B for one register tile: A(i,p) = a[i*ai + p*ap], where one of the strides is 1 or a is packed (ai = 1, ap = MR); row p of B at b + p*bp.
+static inline __attribute__((always_inline)) void tile_nv(const int nv, const int along, int k, const float *a, size_t as, const float *b, size_t bp, const float *bias, int add,
+                                                          float *C, size_t ldc, int m) {
     vec c[MR][NV];
     size_t row[MR];                             // rows beyond the last are the last once more, and not stored
     UNROLL for (int i = 0; i < MR; i++) row[i] = along ? min(i, m - 1) * as : (size_t)i;
-    UNROLL for (int i = 0; i < MR; i++) UNROLL for (int j = 0; j < nv; j++) { c[i][j] = (vec){0}; __builtin_prefetch(C + min(i, m - 1)*ldc + j*VW, 1); }
+    UNROLL for (int j = 0; j < nv; j++) {
+        vec first = bias ? *(const vec *)(bias + j*VW) : (vec){0};
+        UNROLL for (int i = 0; i < MR; i++) { c[i][j] = first; __builtin_prefetch(C + min(i, m - 1)*ldc + j*VW, 1); }
+    }
     TWICE for (int p = 0; p < k; p++) {
         const float *a_p = a + (along ? (size_t)p : p*as);
         vec y[NV];
@@ -342,14 +346,15 @@ static inline __attribute__((always_inline)) void tile_nv(const int nv, const in
     }
 }
 // The same for any width n <= NR: full vectors, then, if B is packed, a rest that finishes in a copy
-static void tile(const int along, int k, const float *a, size_t as, const float *b, size_t bp, int add, float *C, size_t ldc, int m, int n) {
+static void tile(const int along, int k, const float *a, size_t as, const float *b, size_t bp, const float *bias, int add, float *C, size_t ldc, int m, int n) {
     int nv = n / VW, rest = n % VW;
-    #define TILE(nv) if (along) tile_nv(nv, 1, k, a, as, b, bp, add, C, ldc, m); else tile_nv(nv, 0, k, a, as, b, bp, add, C, ldc, m)
+    #define TILE(nv) if (along) tile_nv(nv, 1, k, a, as, b, bp, bias, add, C, ldc, m); else tile_nv(nv, 0, k, a, as, b, bp, bias, add, C, ldc, m)
     if (nv == NV) { TILE(NV); return; }
     if (NV > 3 && nv == 3) { TILE(3); } else if (NV > 2 && nv == 2) { TILE(2); } else if (nv == 1) { TILE(1); }
     if (!rest) return;
-    float full[MR * VW];
+    float full[MR * VW], full_bias[VW] = {0};
     b += nv*VW, C += nv*VW;
+    if (bias) bias = memcpy(full_bias, bias + nv*VW, rest * sizeof(float));
     if (add) for (int i = 0; i < m; i++) memcpy(full + i*VW, C + i*ldc, rest * sizeof(float));
     float *to = C;
     size_t ld = ldc;
@@ -388,18 +393,20 @@ static void epilogue(float *C, size_t ldc, const Epilogue *e, int i0, int i1, in
 
 // C (M,N) = [C +] A B with A(i,p) = A[i*ai + p*ap] (M,K) and B(p,j) = B[p*bp + j*bj] (K,N): the strides say which operand is transposed.
 // An operand is packed if it must be rounded, or if it is used often enough to pay for it; otherwise tiles read it where it lies.
+// packed: all of B in strips [N / NR][K][NR], see pack_weight(), or NULL.
 // narrow: all of C has few columns, not this part alone: the depth, and with it the order of a sum, must not depend on the number of threads.
 enum { OFTEN = 256 };
-static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
+static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, const float *packed, int add, float *C, size_t ldc,
                  const Epilogue *e, int narrow, Precision how) {
     float *a = scratch(PANEL_A, (size_t)MP * KC), *b = scratch(PANEL_B, (size_t)NP * KC);
-    int along = how == FP32 && ap == 1, across = how == FP32 && !along && ai == 1 && narrow, pack_a = !along && !across, pack_b = !(how == FP32 && bj == 1 && M <= OFTEN);
+    int along = how == FP32 && ap == 1, across = how == FP32 && !along && ai == 1 && narrow, pack_a = !along && !across, pack_b = !packed && !(how == FP32 && bj == 1 && M <= OFTEN);
     int depth = across ? 128 : KC;              // rows of A and B that lie apart fill the L1 cache sooner
+    Epilogue rest = {.pre = e ? e->pre : NULL, .act = e ? e->act : LINEAR_ONLY};      // tiles begin with the bias
     for (int j0 = 0; j0 < N; j0 += NP)
     for (int p0 = 0; p0 < K; p0 += depth)
     for (int i0 = 0; i0 < M; i0 += MP) {
         int n = min(NP, N - j0), k = min(depth, K - p0), m = min(MP, M - i0), last = p0 + k == K;
-        for (int j = 0; j < n && i0 == 0; j += NR)
+        for (int j = 0; j < n && i0 == 0 && !packed; j += NR)
             if (pack_b || (n - j < NR && (n - j) % VW)) pack(b + (size_t)j*k, B + p0*bp + (j0 + j)*bj, min(NR, n - j), k, bj, bp, NR, how);
         if (e && e->sums && !j0) add_sums(e->sums + i0, A + i0 + p0*ap, ap, m, k);
         for (int i = 0; i < m; i += MR)
@@ -408,13 +415,14 @@ static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, cons
         for (int ic = 0; ic < m; ic += MC) {
             int j1 = min(n, jc + NC), i1 = min(m, ic + MC);
             for (int j = jc; j < j1; j += NR) {
-                int w = min(NR, n - j), here = !pack_b && w % VW == 0;
-                const float *b_j = here ? B + p0*bp + j0 + j : b + (size_t)j*k;
+                int w = min(NR, n - j), here = !packed && !pack_b && w % VW == 0;
+                const float *b_j = packed ? packed + (size_t)(j0 + j)*K + p0*NR : here ? B + p0*bp + j0 + j : b + (size_t)j*k;
                 for (int i = ic; i < i1; i += MR) {
                     int h = min(MR, m - i), there = along || (across && h == MR);
                     const float *a_i = there ? A + (i0 + i)*ai + p0*ap : a + (size_t)i*k;
-                    tile(along, k, a_i, there ? along ? ai : ap : (size_t)MR, b_j, here ? bp : (size_t)NR, add || p0, C + (i0 + i)*ldc + j0 + j, ldc, h, w);
-                    if (e && last) epilogue(C, ldc, e, i0 + i, i0 + i + h, j0 + j, j0 + j + w);
+                    tile(along, k, a_i, there ? along ? ai : ap : (size_t)MR, b_j, here ? bp : (size_t)NR, e && e->bias && !p0 ? e->bias + j0 + j : NULL, add || p0,
+                         C + (i0 + i)*ldc + j0 + j, ldc, h, w);
+                    if (last) epilogue(C, ldc, &rest, i0 + i, i0 + i + h, j0 + j, j0 + j + w);
                 }
             }
         }
@@ -547,8 +555,8 @@ static void ragged_block(int depth, const uint32_t *a, const uint32_t *b, int ad
         for (int j = 0; j < min(n, LINES); j++) C[i*ldc + j] = (add ? C[i*ldc + j] : 0) + c[i*LINES + j];
 }
 
-// As gemm(). A panel of B is packed; then 64 rows of A at a time, and C is written along its rows, B coming from the L2 cache.
-static void tile_gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
+// As gemm(). A panel of B is packed; then 64 rows of A at a time, and C is written along its rows, B coming from the L2 cache. packed: all of B, or NULL.
+static void tile_gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, const uint32_t *packed, int add, float *C, size_t ldc,
                       const Epilogue *e) {
     enum { ROWS = 64, K_PANEL = 1536, N_PANEL = 2048, NEAR = 512 };     // NEAR: pairs of tiles of B, a megabyte
     uint32_t *b = (uint32_t *)scratch(PANEL_B, (size_t)N_PANEL * K_PANEL / 2);
@@ -557,7 +565,9 @@ static void tile_gemm(int M, int N, int K, const float *A, size_t ai, size_t ap,
     for (int j0 = 0; j0 < N; j0 += N_PANEL)
     for (int p0 = 0; p0 < K; p0 += K_PANEL) {
         int n = min(N_PANEL, N - j0), k = min(K_PANEL, K - p0), depth = round_up(k, DEPTH) / DEPTH, near = NEAR / depth * LINES;
-        pack_tiles(b, B + p0*bp + j0*bj, n, k, bj, bp, 1);
+        size_t line = (size_t)(packed ? round_up(K, DEPTH) : depth * DEPTH) / 2;      // pairs of a line of B
+        const uint32_t *right = packed ? packed + j0*line + (size_t)p0*LINES / 2 : b;
+        if (!packed) pack_tiles(b, B + p0*bp + j0*bj, n, k, bj, bp, 1);
         for (int i0 = 0; i0 < M; i0 += ROWS) {
             int m = min(ROWS, M - i0);
             if (e && e->sums && !j0) add_sums(e->sums + i0, A + i0 + p0*ap, ap, m, k);
@@ -565,7 +575,7 @@ static void tile_gemm(int M, int N, int K, const float *A, size_t ai, size_t ap,
             for (int jn = 0; jn < n; jn += near)
                 for (int i = 0; i < m; i += LINES)
                     for (int j = jn; j < min(jn + near, n); j += LINES)
-                        ragged_block(depth, a + (size_t)i*depth*16, b + (size_t)j*depth*16, add || p0, C + (i0 + i)*ldc + j0 + j, ldc, m - i, n - j);
+                        ragged_block(depth, a + (size_t)i*depth*16, right + j*line, add || p0, C + (i0 + i)*ldc + j0 + j, ldc, m - i, n - j);
             if (e && p0 + k == K) epilogue(C, ldc, e, i0, i0 + m, j0, j0 + n);
         }
     }
@@ -598,24 +608,35 @@ static void turn(float *panel, const float *inp, size_t ld, int rows, int HS, Pr
 
 // ---- linear layers --------------------------------------------------------------------------------------------------------------
 
-static void multiply_part(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
+// A weight (OC,C) that will not change can be packed once for all calls: packed_size() numbers, as gemm() and tile_gemm() would pack it in each. Column j of the
+// product, a multiple of NR, begins at packed_at(j).
+static size_t packed_at(size_t j, int C, Precision how) { return j * (how == BF16 && has_matrix_unit() ? (size_t)round_up(C, 32) / 2 : (size_t)C); }
+size_t packed_size(int C, int OC, Precision how) { return packed_at((size_t)round_up(OC, max(NR, 32)), C, how); }
+void pack_weight(float *packed, const float *weight, int C, int OC, Precision how) {
+#ifdef AMX
+    if (how == BF16 && has_matrix_unit()) { pack_tiles((uint32_t *)packed, weight, OC, C, C, 1, 1); return; }
+#endif
+    for (int j = 0; j < OC; j += NR) pack(packed + (size_t)j*C, weight + (size_t)j*C, min(NR, OC - j), C, C, 1, NR, how);
+}
+
+static void multiply_part(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, const float *packed, int add, float *C, size_t ldc,
                           const Epilogue *e, int narrow, Precision how) {
 #ifdef AMX
-    if (how == BF16 && has_matrix_unit()) { tile_gemm(M, N, K, A, ai, ap, B, bp, bj, add, C, ldc, e); return; }
+    if (how == BF16 && has_matrix_unit()) { tile_gemm(M, N, K, A, ai, ap, B, bp, bj, (const uint32_t *)packed, add, C, ldc, e); return; }
 #endif
-    gemm(M, N, K, A, ai, ap, B, bp, bj, add, C, ldc, e, narrow, how);
+    gemm(M, N, K, A, ai, ap, B, bp, bj, packed, add, C, ldc, e, narrow, how);
 }
 
 // Each thread computes one of down x across parts of C and packs what it needs for itself: what another core has packed, or made, is slow to read.
 // half: NULL, or where the second half of the K terms goes, as a sum of its own (M,N) and behind it its own e->sums: see linear_backward_weight_fast().
-static void multiply(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, int add, float *C, size_t ldc,
+static void multiply(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, const float *packed, int add, float *C, size_t ldc,
                      const Epilogue *e, float *half, Precision how) {
     int halves = half ? 2 : 1, threads = (double)M * N * K > LITTLE ? omp_get_max_threads() : 1, all = max(threads / halves, 1), rows = M, columns = N, across = 1;
     double least = INFINITY;                            // of what the largest part costs; to pack a number costs about as much as 64 products
     for (int n = 1; n <= all; n++) {
         if (all % n) continue;
         int down = all / n, r = round_up((M + down - 1) / down, how == FP32 ? MR : 32), c = round_up((N + n - 1) / n, max(how == FP32 ? 1 : 32, NR));       // whole tiles
-        double high = min(r, M), wide = min(c, N), cost = high*wide + 64 * (high + wide);
+        double high = min(r, M), wide = min(c, N), cost = high*wide + 64 * (high + (packed ? 0 : wide));
         if (cost < least) least = cost, rows = r, columns = c, across = n;
     }
     #pragma omp parallel for if (threads > 1)
@@ -625,7 +646,7 @@ static void multiply(int M, int N, int K, const float *A, size_t ai, size_t ap, 
         if (m <= 0 || n <= 0) continue;                 // fewer tiles than threads
         Epilogue mine = {0};
         if (e) mine = (Epilogue){e->bias ? e->bias + j : NULL, e->pre ? e->pre + i*ldc + j : NULL, e->act, e->sums && !j ? (second ? half + (size_t)M*N : e->sums) + i : NULL};
-        multiply_part(m, n, k, A + i*ai + p*ap, ai, ap, B + p*bp + j*bj, bp, bj, add && !second, (second ? half : C) + i*ldc + j, ldc, e ? &mine : NULL, N <= OFTEN, how);
+        multiply_part(m, n, k, A + i*ai + p*ap, ai, ap, B + p*bp + j*bj, bp, bj, packed ? packed + packed_at((size_t)j, K, how) : NULL, add && !second, (second ? half : C) + i*ldc + j, ldc, e ? &mine : NULL, N <= OFTEN, how);
     }
 }
 
@@ -721,15 +742,15 @@ static void more_rows(float *out, const float *inp, const float *weight, int N, 
     }
 }
 
-void linear_forward_fast(float *out, float *pre, const float *inp, const float *weight, const float *bias, int N, int C, int OC, Activation act, Precision how) {
+void linear_forward_fast(float *out, float *pre, const float *inp, const float *weight, const float *packed, const float *bias, int N, int C, int OC, Activation act, Precision how) {
     Epilogue e = {bias, pre, act, NULL}, *finish = bias || pre || act ? &e : NULL;
     if (N <= FEW && how == FP32) few_rows(out, inp, weight, N, C, OC, finish);
     else if (N <= MORE && how == FP32) more_rows(out, inp, weight, N, C, OC, finish);
-    else multiply(N, OC, C, inp, C, 1, weight, 1, C, 0, out, OC, finish, NULL, how);
+    else multiply(N, OC, C, inp, C, 1, weight, 1, C, packed, 0, out, OC, finish, NULL, how);
 }
 
 void linear_backward_inp_fast(float *dinp, const float *dpre, const float *weight, int N, int C, int OC, bool add, Precision how) {
-    multiply(N, C, OC, dpre, OC, 1, weight, C, 1, add, dinp, C, NULL, NULL, how);
+    multiply(N, C, OC, dpre, OC, 1, weight, C, 1, NULL, add, dinp, C, NULL, NULL, how);
 }
 
 // Many rows are summed in two halves, whatever the number of threads: two cores then read the rows that they have made themselves.
@@ -738,7 +759,7 @@ void linear_backward_weight_fast(float *dweight, float *dbias, const float *dpre
     Epilogue e = {.sums = dbias};
     float *half = N >= MANY ? scratch(HALF, (size_t)OC*C + OC) : NULL;
     if (half) memset(half + (size_t)OC*C, 0, OC * sizeof(float));
-    multiply(OC, C, N, dpre, 1, OC, inp, C, 1, 1, dweight, C, &e, half, how);
+    multiply(OC, C, N, dpre, 1, OC, inp, C, 1, NULL, 1, dweight, C, &e, half, how);
     if (!half) return;
     #pragma omp parallel for if ((double)OC * C > 2*PIECE)
     for (int o = 0; o < OC; o++) for (int c = 0; c < C; c++) dweight[(size_t)o*C + c] += half[(size_t)o*C + c];

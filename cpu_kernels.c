@@ -86,8 +86,9 @@ static real act_derivative(real x, Activation a) {
     return 1;
 }
 
-void linear_forward_cpu(real *out, real *pre, const real *inp, const real *weight, const real *bias, int N, int C, int OC, Activation a,
+void linear_forward_cpu(real *out, real *pre, const real *inp, const real *weight, const real *packed, const real *bias, int N, int C, int OC, Activation a,
                         Precision how) {
+    (void)packed;
     #pragma omp parallel for
     for (int n = 0; n < N; n++) {
         const real *inp_n = inp + (size_t)n*C;

@@ -332,7 +332,8 @@ template <bool A_K_INNER, bool B_K_INNER> static void product(Product p, Precisi
     if (splits > 1) RUN(product_total_kernel, blocks((size_t)p.M * p.N, 256), 256, 0, p, splits);
 }
 
-void linear_forward_cuda(float *out, float *pre, const float *inp, const float *weight, const float *bias, int N, int C, int OC, Activation a, Precision how) {
+void linear_forward_cuda(float *out, float *pre, const float *inp, const float *weight, const float *packed, const float *bias, int N, int C, int OC, Activation a, Precision how) {
+    (void)packed;
     Product p = {out, pre, inp, weight, bias, C, C, N, OC, C, a, false};          // out (N,OC) = inp (N,C) weight (OC,C)^T
     if (N <= 16 && !cuda_naive && how == FP32) RUN(few_rows_kernel, dim3(blocks(OC, 8), blocks(N, 8)), 256, 0, p);
     else product<true, true>(p, how);

@@ -72,9 +72,9 @@ typedef struct AdamW {
     K(embedding_backward, (real *dweight, const real *dout, const int *id, int N, int C), (dweight, dout, id, N, C)) \
     /* out (G,F) = cos(level_g f_i) | sin(level_g f_i), f_i = 10000^(-i/(F/2)); an odd last column is 0 */ \
     K(level_embedding, (real *out, const double *level, int G, int F), (out, level, G, F)) \
-    /* pre (N,OC) = inp (N,C) weight (OC,C)^T + bias (OC); out = act(pre). bias may be NULL; pre NULL: not kept */ \
-    F(linear_forward, (real *out, real *pre, const real *inp, const real *weight, const real *bias, int N, int C, int OC, Activation act, \
-                       Precision how), (out, pre, inp, weight, bias, N, C, OC, act, how)) \
+    /* pre (N,OC) = inp (N,C) weight (OC,C)^T + bias (OC); out = act(pre). bias may be NULL; pre NULL: not kept. packed: weight as pack_weight() makes it, or NULL */ \
+    F(linear_forward, (real *out, real *pre, const real *inp, const real *weight, const real *packed, const real *bias, int N, int C, int OC, Activation act, \
+                       Precision how), (out, pre, inp, weight, packed, bias, N, C, OC, act, how)) \
     /* add: to dinp; otherwise dinp is overwritten */ \
     F(linear_backward_inp, (real *dinp, const real *dpre, const real *weight, int N, int C, int OC, bool add, Precision how), (dinp, dpre, weight, N, C, OC, add, how)) \
     F(linear_backward_weight, (real *dweight, real *dbias, const real *dpre, const real *inp, int N, int C, int OC, Precision how), \
@@ -170,6 +170,8 @@ extern "C" {
 #define DECLARE_FAST(name, params, args) void name##_cpu params; void name##_fast params;
 KERNELS(DECLARE, DECLARE_FAST)
 bool has_matrix_unit(void);                     // of this CPU: bf16 is then much faster than float32
+size_t packed_size(int C, int OC, Precision how);       // numbers that pack_weight() writes
+void pack_weight(float *packed, const float *weight, int C, int OC, Precision how);     // weight (OC,C) in the order in which linear_forward_fast() reads it: it packs nothing then
 
 // The second device, in builds that have it (cuda_kernels.cu). Errors end the program through on_error(one line). Transfers and kernels run in the order
 // of the calls; the host waits in cuda_download(), and in cuda_upload() when more than 32 MB were sent since.

@@ -178,6 +178,7 @@ static void load_network(int B) {
     for (int i = 0; i < MOST_STEPS; i++) if (run.plan.steps[i] > most) most = run.plan.steps[i];
     run.net = net_create(net_config(run.plan.y.frames > clip_frames() ? run.plan.y.frames : clip_frames()), false, 0, B, cache_slots(run.plan.window, run.plan.block, run.plan.guidance), most * H * B);
     checkpoint_read(&run.checkpoint, checkpoint_path().text, &run.net.ps, "ema.", run.net.ps.data);
+    params_pack(&run.net.ps);
 }
 // In a dry run: the largest step of the sampler
 static void rehearse(int B) {

@@ -87,7 +87,7 @@ static void products(int N, int C, int OC) {
     double flops = 2.0 * N * C * OC;
     char text[128];
     snprintf(text, sizeof text, "linear_forward          rows %5d  %4d -> %4d", N, C, OC);
-    flops_line(text, flops, BEST(0.3, linear_forward_fast(y, NULL, x, w, NULL, N, C, OC, LINEAR_ONLY, how)));
+    flops_line(text, flops, BEST(0.3, linear_forward_fast(y, NULL, x, w, NULL, NULL, N, C, OC, LINEAR_ONLY, how)));
     if (N >= 64) {
         snprintf(text, sizeof text, "linear_backward_inp     rows %5d  %4d -> %4d", N, C, OC);
         flops_line(text, flops, BEST(0.3, linear_backward_inp_fast(dx, y, w, N, C, OC, true, how)));

@@ -204,7 +204,7 @@ static void parity_linear_forward(void) {
     FOR_SIZES(N) FOR_SIZES(C) FOR_SIZES(OC) for (int act = LINEAR_ONLY; act < ACTIVATIONS; act++) for (int form = 0; form < 3; form++) for (Precision how = FP32; how <= (form ? FP32 : LAST_PRECISION); how++) {
         if (act > SILU && (C != 7 || form)) continue; // they are tested for themselves, below
         Array *out = array((size_t)(N*OC)), *pre = array((size_t)(N*OC)), *inp = array((size_t)(N*C)), *weight = array((size_t)(OC*C)), *bias = array((size_t)OC);
-        #define A(p) (out->p, form == 1 ? NULL : pre->p, inp->p, weight->p, form == 2 ? NULL : bias->p, N, C, OC, act, how)
+        #define A(p) (out->p, form == 1 ? NULL : pre->p, inp->p, weight->p, NULL, form == 2 ? NULL : bias->p, N, C, OC, act, how)
         CASE_F(linear_forward, 2e-6);
         if (!form && N >= 7 && N <= 33 && C <= 7 && OC <= 7) { NAN_REACHES_F(linear_forward, 2); }
         #undef A
@@ -215,7 +215,7 @@ static void parity_linear_forward(void) {
     for (int i = 0; i < 9; i++) for (int j = 0; j < 4; j++) for (int k = 0; k < 3; k++) {
         int N = few[i], C = width[j], OC = columns[k];
         Array *out = array((size_t)(N*OC)), *inp = array((size_t)(N*C)), *weight = array((size_t)(OC*C)), *bias = array((size_t)OC);
-        #define A(p) (out->p, NULL, inp->p, weight->p, bias->p, N, C, OC, LINEAR_ONLY, FP32)
+        #define A(p) (out->p, NULL, inp->p, weight->p, NULL, bias->p, N, C, OC, LINEAR_ONLY, FP32)
         CASE_F(linear_forward, C > 1000 ? 4e-6 : 2e-6);       // the plain body sums in one chain, where nothing may be reordered
         if (C <= 7 && OC <= 7) NAN_REACHES_F(linear_forward, 1);
         #undef A
@@ -230,14 +230,29 @@ static void parity_linear_forward(void) {
     for (int i = 0; i < PANELS; i++) for (Precision how = FP32; how <= LAST_PRECISION; how++) {
         int N = panels[i][0], C = panels[i][1], OC = panels[i][2];
         Array *out = array((size_t)(N*OC)), *pre = array((size_t)(N*OC)), *inp = array((size_t)(N*C)), *weight = array((size_t)(OC*C)), *bias = array((size_t)OC);
-        #define A(p) (out->p, pre->p, inp->p, weight->p, bias->p, N, C, OC, GELU, how)
+        #define A(p) (out->p, pre->p, inp->p, weight->p, NULL, bias->p, N, C, OC, GELU, how)
         CASE_F(linear_forward, 4e-6);                // the plain bodies sum in one chain
         #undef A
         drop_arrays();
     }
+#ifndef WITH_CUDA
+    static const int packed_shape[][3] = {{33, 7, 1}, {40, 33, 37}, {300, 100, 97}, {257, 385, 193}, {64, 1601, 64}, {33, 40, 2100}};     // weights that were packed before: the same bits. N, C, OC
+    for (int i = 0; i < 6; i++) for (Precision how = FP32; how <= BF16; how++) {
+        int N = packed_shape[i][0], C = packed_shape[i][1], OC = packed_shape[i][2];
+        size_t size = packed_size(C, OC, how);
+        Array *out = array((size_t)(N*OC)), *again = array((size_t)(N*OC)), *inp = array((size_t)(N*C)), *weight = array((size_t)(OC*C)), *bias = array((size_t)OC), *packed = array(size);
+        pack_weight(packed->f, weight->f, C, OC, how);
+        linear_forward_fast(out->f, NULL, inp->f, weight->f, NULL, bias->f, N, C, OC, SILU, how);
+        memset(weight->f, 0xFF, weight->n * sizeof(float));   // NaN: nobody may read it now
+        linear_forward_fast(again->f, NULL, inp->f, weight->f, packed->f, bias->f, N, C, OC, SILU, how);
+        CHECK(!memcmp(out->f, again->f, out->n * sizeof(float)), "linear_forward_fast: a packed weight (%d,%d) for %d rows, precision %d, gives other bits", OC, C, N, how);
+        CHECK(out->f[0] == out->f[0] && !memcmp(packed->f + size, &sentinel, 4), "pack_weight writes behind its %zu numbers, or the product is NaN", size);
+        drop_arrays();
+    }
+#endif
     for (Precision how = FP32; how <= LAST_PRECISION; how++) {    // no rows at all: a batch in which nothing is masked
         Array *out = array(1), *inp = array(1), *weight = array(5 * 7), *bias = array(5);
-        #define A(p) (out->p, NULL, inp->p, weight->p, bias->p, 0, 7, 5, LINEAR_ONLY, how)
+        #define A(p) (out->p, NULL, inp->p, weight->p, NULL, bias->p, 0, 7, 5, LINEAR_ONLY, how)
         CASE_F(linear_forward, 0);
         #undef A
         #define A(p) (inp->p, out->p, weight->p, 0, 7, 5, true, how)
