@@ -286,8 +286,8 @@ void norm_modulate_backward_fast(float *dx, float *dweight, float *dshift, float
 enum {
     NR = NV * VW,                               // columns of a register tile
     KC = 384,                                   // depth of a strip
-    MC = MR * 16, NC = NR * 4,                  // rows and columns of a block: its strips fit the L2 cache
-    MP = MC * 32, NP = NC * 16                  // rows and columns of a panel, packed at once
+    MC = MR * 6, NC = NR * 8,                   // rows and columns of a block: few rows, so that they are written whole, and strips of B that fit the L2 cache
+    MP = MR * 512, NP = NR * 64                 // rows and columns of a panel, packed at once
 };
 
 // What happens to a finished row of C: + bias, copy to pre, activation. sums: [i] += sum_p A(i,p), taken along while a panel of A is near (ai = 1 only)
@@ -318,16 +318,13 @@ static inline void pack(float *strip, const float *src, int w, int k, size_t si,
     round_operands(strip, (size_t)W*k, how);
 }
 
-// C (m, nv vectors) = [C +] [bias +] A B for one register tile: A(i,p) = a[i*ai + p*ap], where one of the strides is 1 or a is packed (ai = 1, ap = MR); row p of B at b + p*bp.
+// C (m, nv vectors) = [C +] A B [+ bias] for one register tile: A(i,p) = a[i*ai + p*ap], where one of the strides is 1 or a is packed (ai = 1, ap = MR); row p of B at b + p*bp.
 static inline __attribute__((always_inline)) void tile_nv(const int nv, const int along, int k, const float *a, size_t as, const float *b, size_t bp, const float *bias, int add,
                                                           float *C, size_t ldc, int m) {
     vec c[MR][NV];
     size_t row[MR];                             // rows beyond the last are the last once more, and not stored
     UNROLL for (int i = 0; i < MR; i++) row[i] = along ? min(i, m - 1) * as : (size_t)i;
-    UNROLL for (int j = 0; j < nv; j++) {
-        vec first = bias ? *(const vec *)(bias + j*VW) : (vec){0};
-        UNROLL for (int i = 0; i < MR; i++) { c[i][j] = first; __builtin_prefetch(C + min(i, m - 1)*ldc + j*VW, 1); }
-    }
+    UNROLL for (int i = 0; i < MR; i++) UNROLL for (int j = 0; j < nv; j++) { c[i][j] = (vec){0}; __builtin_prefetch(C + min(i, m - 1)*ldc + j*VW, 1); }
     TWICE for (int p = 0; p < k; p++) {
         const float *a_p = a + (along ? (size_t)p : p*as);
         vec y[NV];
@@ -340,6 +337,7 @@ static inline __attribute__((always_inline)) void tile_nv(const int nv, const in
         }
         UNROLL for (int j = 0; j < nv; j++) USED(y[j]);
     }
+    if (bias) UNROLL for (int j = 0; j < nv; j++) { vec plus = *(const vec *)(bias + j*VW); UNROLL for (int i = 0; i < MR; i++) c[i][j] += plus; }
     UNROLL for (int i = 0; i < MR; i++) if (i < m) UNROLL for (int j = 0; j < nv; j++) {
         vec *o = (vec *)(C + i*ldc + j*VW);
         if (add) *o += c[i][j]; else *o = c[i][j];
@@ -401,7 +399,7 @@ static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, cons
     float *a = scratch(PANEL_A, (size_t)MP * KC), *b = scratch(PANEL_B, (size_t)NP * KC);
     int along = how == FP32 && ap == 1, across = how == FP32 && !along && ai == 1 && narrow, pack_a = !along && !across, pack_b = !packed && !(how == FP32 && bj == 1 && M <= OFTEN);
     int depth = across ? 128 : KC;              // rows of A and B that lie apart fill the L1 cache sooner
-    Epilogue rest = {.pre = e ? e->pre : NULL, .act = e ? e->act : LINEAR_ONLY};      // tiles begin with the bias
+    Epilogue rest = {.pre = e ? e->pre : NULL, .act = e ? e->act : LINEAR_ONLY};      // tiles add the bias
     for (int j0 = 0; j0 < N; j0 += NP)
     for (int p0 = 0; p0 < K; p0 += depth)
     for (int i0 = 0; i0 < M; i0 += MP) {
@@ -420,7 +418,7 @@ static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, cons
                 for (int i = ic; i < i1; i += MR) {
                     int h = min(MR, m - i), there = along || (across && h == MR);
                     const float *a_i = there ? A + (i0 + i)*ai + p0*ap : a + (size_t)i*k;
-                    tile(along, k, a_i, there ? along ? ai : ap : (size_t)MR, b_j, here ? bp : (size_t)NR, e && e->bias && !p0 ? e->bias + j0 + j : NULL, add || p0,
+                    tile(along, k, a_i, there ? along ? ai : ap : (size_t)MR, b_j, here ? bp : (size_t)NR, e && e->bias && last ? e->bias + j0 + j : NULL, add || p0,
                          C + (i0 + i)*ldc + j0 + j, ldc, h, w);
                     if (last) epilogue(C, ldc, &rest, i0 + i, i0 + i + h, j0 + j, j0 + j + w);
                 }

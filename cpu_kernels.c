@@ -263,57 +263,31 @@ void head_norm_backward_cpu(real *dx, real *dweight, const real *kept, const rea
 
 // ---- rotary positions ---------------------------------------------------------------------------------------------------------
 
-// Elements whose partners follow each other as they do turn in one loop. begin[r], length[r] (HS): such runs; returns how many
-static int pair_runs(int *begin, int *length, const int *pair, int HS) {
-    int runs = 0;
-    for (int i = 0; i < HS; i++) {
-        if (pair[i] <= i) continue;                     // the second of a pair, or none
-        int r = runs - 1;
-        if (r >= 0 && begin[r] + length[r] == i && pair[i] == pair[i - 1] + 1) length[r]++;
-        else begin[runs] = i, length[runs++] = 1;
-    }
-    return runs;
-}
 // The pair (x_i, x_j), j = pair[i] > i, turns:   x_i' = x_i cos_i - x_j sin_i,   x_j' = x_j cos_j + x_i sin_j
-void rope_forward_cpu(real *x, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS) {
-    int begin[HS], length[HS], runs = pair_runs(begin, length, pair, HS);
+// back, the transposed matrix:   dx_i = dx_i' cos_i + dx_j' sin_j,   dx_j = dx_j' cos_j - dx_i' sin_i
+static void turn_heads(real *x, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS, bool back) {
+    int partner[HS];
+    for (int i = 0; i < HS; i++) partner[i] = pair[i] < 0 ? i : pair[i];
     #pragma omp parallel for if ((double)N * heads * HS > 20000)
     for (int n = 0; n < N; n++) {
         const real *cos_p = cosine + (size_t)position[n]*HS, *sin_p = sine + (size_t)position[n]*HS;
-        for (int h = 0; h < heads; h++)
-            for (int r = 0; r < runs; r++) {
-                int i = begin[r];
-                real *x_i = x + (size_t)n*ld + (size_t)h*HS + i, *x_j = x_i + pair[i] - i;
-                const real *cos_i = cos_p + i, *sin_i = sin_p + i, *cos_j = cos_p + pair[i], *sin_j = sin_p + pair[i];
-                #pragma omp simd
-                for (int k = 0; k < length[r]; k++) {
-                    real a = x_i[k], b = x_j[k];
-                    x_i[k] = a*cos_i[k] - b*sin_i[k];
-                    x_j[k] = b*cos_j[k] + a*sin_j[k];
-                }
-            }
+        real own[HS], other[HS], old[HS];               // x_i' = own_i x_i + other_i x_partner(i), for both elements of a pair
+        for (int i = 0; i < HS; i++) {
+            real s = back ? -sin_p[partner[i]] : sin_p[i];
+            own[i] = pair[i] < 0 ? 1 : cos_p[i], other[i] = pair[i] < 0 ? 0 : pair[i] > i ? -s : s;
+        }
+        for (int h = 0; h < heads; h++) {
+            real *x_nh = x + (size_t)n*ld + (size_t)h*HS;
+            memcpy(old, x_nh, HS * sizeof(real));
+            for (int i = 0; i < HS; i++) x_nh[i] = own[i] * old[i] + other[i] * old[partner[i]];
+        }
     }
 }
-
-// the transposed matrix:   dx_i = dx_i' cos_i + dx_j' sin_j,   dx_j = dx_j' cos_j - dx_i' sin_i
+void rope_forward_cpu(real *x, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS) {
+    turn_heads(x, cosine, sine, position, pair, N, ld, heads, HS, false);
+}
 void rope_backward_cpu(real *dx, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS) {
-    int begin[HS], length[HS], runs = pair_runs(begin, length, pair, HS);
-    #pragma omp parallel for if ((double)N * heads * HS > 20000)
-    for (int n = 0; n < N; n++) {
-        const real *cos_p = cosine + (size_t)position[n]*HS, *sin_p = sine + (size_t)position[n]*HS;
-        for (int h = 0; h < heads; h++)
-            for (int r = 0; r < runs; r++) {
-                int i = begin[r];
-                real *dx_i = dx + (size_t)n*ld + (size_t)h*HS + i, *dx_j = dx_i + pair[i] - i;
-                const real *cos_i = cos_p + i, *sin_i = sin_p + i, *cos_j = cos_p + pair[i], *sin_j = sin_p + pair[i];
-                #pragma omp simd
-                for (int k = 0; k < length[r]; k++) {
-                    real a = dx_i[k], b = dx_j[k];
-                    dx_i[k] = a*cos_i[k] + b*sin_j[k];
-                    dx_j[k] = b*cos_j[k] - a*sin_i[k];
-                }
-            }
-    }
+    turn_heads(dx, cosine, sine, position, pair, N, ld, heads, HS, true);
 }
 
 // ---- attention over spans -----------------------------------------------------------------------------------------------------
@@ -659,7 +633,8 @@ void sum_squares_cpu(double *out, const real *x, size_t n) {
     #pragma omp parallel for if (n > 50000)
     for (int p = 0; p < PARTS; p++) {
         double sum = 0;
-        for (size_t i = p*each; i < n && i < (p + 1)*each; i++) sum += (double)x[i] * x[i];
+        #pragma omp simd reduction(+:sum)
+        for (size_t i = p*each; i < (n < (p + 1)*each ? n : (p + 1)*each); i++) sum += (double)x[i] * x[i];
         part[p] = sum;
     }
     *out = 0;
