@@ -45,7 +45,7 @@ static int round_up(int n, int to) { return (n + to - 1) / to * to; }
 static vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 
 // A buffer of this thread for n floats; its content is lost when a later call asks for more. Each use has its own slot.
-enum { PANEL_A, PANEL_B, TRANSPOSED, PADDED, SCORES, TILE, PARTS, ALL_TILES, HALF, SLOTS };
+enum { PANEL_A, PANEL_B, TRANSPOSED, PADDED, SCORES, TILE, PARTS, ALL_TILES, HALF, SUMS, SLOTS };
 static float *scratch(int slot, size_t n) {
     static _Thread_local float *buffer[SLOTS];
     static _Thread_local size_t size[SLOTS];
@@ -219,10 +219,11 @@ void gru_backward_fast(float *dgi, float *dgh, float *dh, const float *dout, con
 
 // ---- LayerNorm and RMSNorm ------------------------------------------------------------------------------------------------------
 
-// nv vectors of columns, the last of `count` numbers, over all rows. Rows of one group stand together: their sums of dout and dout xhat, on which dweight, dscale and
-// dshift depend, stay in registers until another group begins.
-static inline __attribute__((always_inline)) void norm_columns(const int nv, size_t count, float *dweight, float *dshift, float *dscale, const float *dout, const float *x, const float *mean,
-                                                               const float *rstd, const float *weight, const float *scale, const int *group, int N, int C, int ld) {
+// nv vectors of columns, the last of `count` numbers, over N rows. Rows of one group stand together: their sums of dout and dout xhat, on which dweight, dscale and
+// dshift depend, stay in registers until another group begins. What group `first` gets goes to first_shift and first_scale.
+static inline __attribute__((always_inline)) void norm_columns(const int nv, size_t count, float *dweight, float *dshift, float *dscale, int first, float *first_shift, float *first_scale,
+                                                               const float *dout, const float *x, const float *mean, const float *rstd, const float *weight, const float *scale,
+                                                               const int *group, int N, int C, int ld) {
     #define AT(j) ((j) < nv - 1 ? (size_t)VW : count)
     vec dw[4];
     UNROLL for (int j = 0; j < nv; j++) dw[j] = (vec){0};
@@ -236,7 +237,7 @@ static inline __attribute__((always_inline)) void norm_columns(const int nv, siz
                 sum[j] += d;
                 along[j] += d * ((load(x + (size_t)n*C + j*VW, AT(j)) - (mean ? mean[n] : 0)) * rstd[n]);
             }
-        float *shift_g = dshift && g >= 0 ? dshift + (size_t)g*ld : NULL, *dscale_g = dscale && g >= 0 ? dscale + (size_t)g*ld : NULL;
+        float *shift_g = !dshift || g < 0 ? NULL : g == first ? first_shift : dshift + (size_t)g*ld, *dscale_g = !dscale || g < 0 ? NULL : g == first ? first_scale : dscale + (size_t)g*ld;
         const float *scale_g = scale && g >= 0 ? scale + (size_t)g*ld : NULL;
         UNROLL for (int j = 0; j < nv; j++) {
             if (scale_g) dw[j] += along[j] * (1.0f + load(scale_g + j*VW, AT(j))); else dw[j] += along[j];
@@ -244,39 +245,63 @@ static inline __attribute__((always_inline)) void norm_columns(const int nv, siz
             if (shift_g) add_to(shift_g + j*VW, sum[j], AT(j));
         }
     }
-    UNROLL for (int j = 0; j < nv; j++) if (dweight) add_to(dweight + j*VW, dw[j], AT(j));
+    UNROLL for (int j = 0; j < nv; j++) add_to(dweight + j*VW, dw[j], AT(j));
     #undef AT
 }
+// dx += rstd (dxhat - mean_c(dxhat) - xhat mean_c(dxhat xhat)), one row
+static void norm_row(float *dx, const float *dout, const float *x, const float *mean, float rstd, const float *weight, const float *scale, int C) {
+    float centre = mean ? *mean : 0;
+    vec sums = {0}, dots = {0};
+    #define DXHAT (load(dout + c, count) * load(weight + c, count) * (scale ? 1.0f + load(scale + c, count) : (vec){0} + 1.0f))
+    FOR_VECTORS(C, c, count, vec d = DXHAT; sums += d; dots += d * ((load(x + c, count) - centre) * rstd));
+    float middle = mean ? sum_of(sums) / C : 0, along = sum_of(dots) / C;
+    FOR_VECTORS(C, c, count, add_to(dx + c, rstd * (DXHAT - middle - (load(x + c, count) - centre) * rstd * along), count));
+    #undef DXHAT
+}
+// Do the rows of each group stand together, in the order of the groups, but for rows of none?
+static bool in_order(const int *group, int N) {
+    for (int n = 0, last = 0; group && n < N; n++) if (group[n] >= 0) { if (group[n] < last) return false; last = group[n]; }
+    return true;
+}
+// The rows are read once, always in as many runs. Two of them may share a group: what a run finds for its first one, and for the weight, is kept apart and added in order.
 void norm_modulate_backward_fast(float *dx, float *dweight, float *dshift, float *dscale, const float *dout, const float *x, const float *mean, const float *rstd,
                                  const float *weight, const float *scale, const int *group, int N, int C, int G, int ld) {
-    (void)G;
-    // pass 1, by rows: dx
-    #pragma omp parallel for if (dx && (double)N * C > PIECE)
-    for (int n = 0; n < N; n++) {
-        if (!dx) continue;
-        int g = group ? group[n] : 0;
-        size_t row = (size_t)n*C;
-        const float *scale_g = scale && g >= 0 ? scale + (size_t)g*ld : NULL;
-        float centre = mean ? mean[n] : 0, r = rstd[n];
-        vec sums = {0}, dots = {0};
-        #define DXHAT (load(dout + row + c, count) * load(weight + c, count) * (scale_g ? 1.0f + load(scale_g + c, count) : (vec){0} + 1.0f))
-        FOR_VECTORS(C, c, count, vec d = DXHAT; sums += d; dots += d * ((load(x + row + c, count) - centre) * r));
-        float middle = mean ? sum_of(sums) / C : 0, along = sum_of(dots) / C;
-        FOR_VECTORS(C, c, count, add_to(dx + row + c, r * (DXHAT - middle - (load(x + row + c, count) - centre) * r * along), count));
-        #undef DXHAT
-    }
-    // pass 2, by columns: the parameters
-    int part = round_up((C + omp_get_max_threads() - 1) / omp_get_max_threads(), LINE);
-    #pragma omp parallel for if ((double)N * C > PIECE)
-    for (int c0 = 0; c0 < C; c0 += part)
-        for (int c = c0, wide; c < min(C, c0 + part); c += wide) {
-            int left = min(C, c0 + part) - c, nv = left >= 4*VW ? 4 : left >= 2*VW ? 2 : 1;
-            wide = min(left, nv*VW);
-            #define COLUMNS(nv) norm_columns(nv, (size_t)(wide - (nv - 1)*VW), dweight ? dweight + c : NULL, dshift ? dshift + c : NULL, dscale ? dscale + c : NULL, \
-                                             dout + c, x + c, mean, rstd, weight + c, scale ? scale + c : NULL, group, N, C, ld)
-            if (nv == 4) COLUMNS(4); else if (nv == 2) COLUMNS(2); else COLUMNS(1);
-            #undef COLUMNS
+    enum { RUNS = 16, NEAR = 8 };               // NEAR: rows that pass 2 finds in the L1 cache
+    if (!in_order(group, N)) { norm_modulate_backward_cpu(dx, dweight, dshift, dscale, dout, x, mean, rstd, weight, scale, group, N, C, G, ld); return; }
+    int first[RUNS];
+    float *own = memset(scratch(SUMS, (size_t)RUNS*3*C), 0, (size_t)RUNS*3*C * sizeof(float));       // of each run: weight, shift, scale
+    #pragma omp parallel for schedule(static) if ((double)N * C > PIECE)
+    for (int k = 0; k < RUNS; k++) {
+        int from = (int)((int64_t)N * k / RUNS), to = (int)((int64_t)N * (k + 1) / RUNS), near;
+        float *w = own + (size_t)k*3*C;
+        first[k] = group ? -1 : 0;
+        for (int n = to - 1; group && n >= from; n--) if (group[n] >= 0) first[k] = group[n];
+        for (int n0 = from; n0 < to; n0 += near) {
+            near = min(NEAR, to - n0);
+            // pass 1, by rows: dx
+            for (int n = n0; dx && n < n0 + near; n++) {
+                int g = group ? group[n] : 0;
+                norm_row(dx + (size_t)n*C, dout + (size_t)n*C, x + (size_t)n*C, mean ? mean + n : NULL, rstd[n], weight, scale && g >= 0 ? scale + (size_t)g*ld : NULL, C);
+            }
+            // pass 2, by columns: the parameters
+            for (int c = 0, wide; c < C; c += wide) {
+                int left = C - c, nv = left >= 4*VW ? 4 : left >= 2*VW ? 2 : 1;
+                wide = min(left, nv*VW);
+                #define COLUMNS(nv) norm_columns(nv, (size_t)(wide - (nv - 1)*VW), w + c, dshift ? dshift + c : NULL, dscale ? dscale + c : NULL, first[k], w + C + c, w + 2*C + c, \
+                                                 dout + (size_t)n0*C + c, x + (size_t)n0*C + c, mean ? mean + n0 : NULL, rstd + n0, weight + c, scale ? scale + c : NULL, group ? group + n0 : NULL, near, C, ld)
+                if (nv == 4) COLUMNS(4); else if (nv == 2) COLUMNS(2); else COLUMNS(1);
+                #undef COLUMNS
+            }
         }
+    }
+    for (int k = 0; k < RUNS; k++) {
+        const float *w = own + (size_t)k*3*C;
+        size_t g = (size_t)max(first[k], 0)*ld;
+        FOR_VECTORS(C, c, count,
+            if (dweight) add_to(dweight + c, load(w + c, count), count);
+            if (dshift && first[k] >= 0) add_to(dshift + g + c, load(w + C + c, count), count);
+            if (dscale && first[k] >= 0) add_to(dscale + g + c, load(w + 2*C + c, count), count));
+    }
 }
 
 // ---- matrix product -----------------------------------------------------------------------------------------------------------

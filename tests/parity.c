@@ -321,6 +321,10 @@ static void parity_activation_backward(void) {
 }
 
 static Ints groups(int n, int form) { Ints g = ids(n, 4); for (int i = 0; i < n; i++) g.f[i] = g.f[i] - 1; return form ? g : (Ints){0}; }   // -1, 0, 1, 2
+// the groups in order, rows of none among them
+static void sort_groups(Ints g, int n) {
+    for (int i = 0; i < n; i++) for (int j = i + 1; j < n; j++) if (g.f[i] >= 0 && g.f[j] >= 0 && g.f[j] < g.f[i]) { int swap = g.f[i]; g.f[i] = g.f[j], g.f[j] = swap; }
+}
 
 // plain; modulated; modulated by groups; a bias, as a layer has it; a bias for each group; each of LayerNorm and of RMSNorm. The bias of form 4 and the modulations are columns of wider rows
 enum { NORM_FORMS = 5 };
@@ -341,8 +345,10 @@ static void parity_norm_modulate_forward(void) {
 }
 static void parity_norm_modulate_backward(void) {
     enum { DX = 1, DWEIGHT = 2, DMOD = 4, ALL = 7 };
-    FOR_SIZES(N) FOR_SIZES(C) for (int form = 0; form < NORM_FORMS; form++) for (int rms = 0; rms < 2; rms++) for (int wanted = N == 33 && !rms ? 0 : ALL; wanted <= ALL; wanted++) {
+    FOR_SIZES(N) FOR_SIZES(C) for (int form = 0; form < NORM_FORMS; form++) for (int rms = 0; rms < 2; rms++) for (int wanted = N == 33 && !rms ? 0 : ALL; wanted <= ALL; wanted++)
+    for (int sorted = 0; sorted < (form == 2 || form == 4 ? 2 : 1); sorted++) {
         Ints group = groups(N, form == 2 || form == 4);
+        if (sorted) sort_groups(group, N);
         int ld = form == 3 ? C : 2*C + 3, G = form == 2 || form == 4 ? 3 : 1;
         bool bias = form >= 3, modulated = form && !bias;
         Array *dx = array((size_t)(N*C)), *dweight = array((size_t)C), *dmod = array((size_t)(form == 3 ? C : 3*ld)), *dout = array((size_t)(N*C)), *x = array((size_t)(N*C)),
