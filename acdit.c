@@ -373,10 +373,10 @@ static Tensor *forward(Net *net, Input in) {
         Tensor *mod = modulation(net, cond, y->ada, l, in), *q, *kv;           // shift, scale, gate; twice
         Tensor *h = norm_modulate(x, y->norm1, (Modulation){mod, group, 0, C, 2*C}, RMS, c.eps);
         if (last) {
-            kv = rope(head_norm(apply(h, part_of(y->qkv, C, 2*C), LINEAR_ONLY), 0, c.NH, y->k_norm, c.eps), net->rope, at, c.NH);
-            q = rope(head_norm(apply(gather_rows(h, wanted, n), part_of(y->qkv, 0, C), LINEAR_ONLY), 0, c.NH, y->q_norm, c.eps), net->rope, wanted_at, c.NH);
+            kv = head_norm(apply(h, part_of(y->qkv, C, 2*C), LINEAR_ONLY), 0, c.NH, y->k_norm, c.eps, &net->rope, at);
+            q = head_norm(apply(gather_rows(h, wanted, n), part_of(y->qkv, 0, C), LINEAR_ONLY), 0, c.NH, y->q_norm, c.eps, &net->rope, wanted_at);
             x = gather_rows(x, wanted, n), group = wanted_group;
-        } else q = kv = rope(head_norm(head_norm(apply(h, y->qkv, LINEAR_ONLY), 0, c.NH, y->q_norm, c.eps), C, c.NH, y->k_norm, c.eps), net->rope, at, 2*c.NH);
+        } else q = kv = head_norm(head_norm(apply(h, y->qkv, LINEAR_ONLY), 0, c.NH, y->q_norm, c.eps, &net->rope, at), C, c.NH, y->k_norm, c.eps, &net->rope, at);
         int column = kv->C - 2*C;                       // keys and values are the last 2C columns of kv
         if (in.cached) {
             real *cache = net->cache + (size_t)l * (size_t)net->cache_B * (size_t)net->slots * 2*(size_t)C;

@@ -595,23 +595,6 @@ static Tensor *norm_modulate(Tensor *x, Tensor *weight, Modulation m, NormKind k
     return out;
 }
 
-// RMSNorm, in place, of each of the `heads` heads of x that begin at column `first` (nobody may have read x before this, as with rope()); they share
-// weight (1,HS) -> x
-typedef struct { Tensor *x, *weight; real *kept, *rstd; int first, heads; } HeadNorm;
-static void head_norm_back(const void *p) {
-    const HeadNorm *a = p;
-    head_norm_backward(a->x->grad + a->first, grad_of(a->weight), a->kept, a->rstd, a->weight->data, rows(a->x), a->x->C, a->heads, a->weight->C);
-}
-static Tensor *head_norm(Tensor *x, int first, int heads, Tensor *weight, double eps) {
-    int HS = weight->C;
-    if (first < 0 || first + heads*HS > x->C) die("internal error: %d heads of %d from column %d of %d", heads, HS, first, x->C);
-    size_t all = (size_t)rows(x) * (size_t)heads;
-    real *kept = tape.off ? NULL : arena_take(&per_step, all * (size_t)HS * sizeof(real)), *rstd = tape.off ? NULL : arena_take(&per_step, all * sizeof(real));
-    head_norm_forward(x->data + first, kept, rstd, weight->data, eps, rows(x), x->C, heads, HS);
-    *(HeadNorm *)record(head_norm_back, x, true, sizeof(HeadNorm)) = (HeadNorm){x, weight, kept, rstd, first, heads};
-    return x;
-}
-
 // Rotary tables for P positions: cosine, sine (P,HS), one angle an element; element i turns with pair[i] (-1: stays). All on the device.
 typedef struct { real *cosine, *sine; int *pair; int P, HS; } Rope;
 
@@ -648,6 +631,26 @@ static void rope_back(const void *p) {
 static Tensor *rope(Tensor *x, Rope r, const int *position, int heads) {
     rope_forward(x->data, r.cosine, r.sine, position, r.pair, rows(x), x->C, heads, r.HS);
     *(RopeArgs *)record(rope_back, x, true, sizeof(RopeArgs)) = (RopeArgs){x, r, position, heads};
+    return x;
+}
+
+// RMSNorm, in place, of each of the `heads` heads of x that begin at column `first` (nobody may have read x before this, as with rope()); they share
+// weight (1,HS). Then they turn, as rope() would turn them; r NULL: they do not -> x
+typedef struct { Tensor *x, *weight; real *kept, *rstd; int first, heads; Rope r; const int *position; } HeadNorm;
+static void head_norm_back(const void *p) {
+    const HeadNorm *a = p;
+    head_norm_backward(a->x->grad + a->first, grad_of(a->weight), a->kept, a->rstd, a->weight->data, a->r.cosine, a->r.sine, a->position, a->r.pair,
+                       rows(a->x), a->x->C, a->heads, a->weight->C);
+}
+static Tensor *head_norm(Tensor *x, int first, int heads, Tensor *weight, double eps, const Rope *r, const int *position) {
+    int HS = weight->C;
+    if (first < 0 || first + heads*HS > x->C) die("internal error: %d heads of %d from column %d of %d", heads, HS, first, x->C);
+    if (r && r->HS != HS) die("internal error: heads of %d, rotary tables of %d", HS, r->HS);
+    size_t all = (size_t)rows(x) * (size_t)heads;
+    real *kept = tape.off ? NULL : arena_take(&per_step, all * (size_t)HS * sizeof(real)), *rstd = tape.off ? NULL : arena_take(&per_step, all * sizeof(real));
+    Rope turn = r ? *r : (Rope){0};
+    head_norm_forward(x->data + first, kept, rstd, weight->data, turn.cosine, turn.sine, position, turn.pair, eps, rows(x), x->C, heads, HS);
+    *(HeadNorm *)record(head_norm_back, x, true, sizeof(HeadNorm)) = (HeadNorm){x, weight, kept, rstd, first, heads, turn, position};
     return x;
 }
 

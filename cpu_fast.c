@@ -5,6 +5,10 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__AVX512F__) && !defined(EMULATE_AMX)       // the emulation (tests/amx_emu.h) brings its own intrinsics
+#include <immintrin.h>
+#define INTRINSICS
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 #else
@@ -304,6 +308,117 @@ void norm_modulate_backward_fast(float *dx, float *dweight, float *dshift, float
     }
 }
 
+// ---- heads: RMSNorm and rotary positions ----------------------------------------------------------------------------------------
+
+// x[from], of n numbers, with room for a multiple of 2*VW
+static inline vec pick(const float *x, ivec from, int n) {
+    vec y;
+#ifdef INTRINSICS
+    y = (vec)_mm512_permutex2var_ps(_mm512_loadu_ps(x), (__m512i)from, _mm512_loadu_ps(x + VW));
+    for (int i = 2*VW; i < n; i += 2*VW) y = choose(from >= i, (vec)_mm512_permutex2var_ps(_mm512_loadu_ps(x + i), (__m512i)from, _mm512_loadu_ps(x + i + VW)), y);
+#else
+    (void)n;
+    for (int l = 0; l < VW; l++) y[l] = x[from[l]];
+#endif
+    return y;
+}
+// Who turns with whom: an element alone is its own partner. The arrays of a head end in zeros, up to whole_head(HS) numbers.
+static int whole_head(int HS) { return round_up(HS, 2*VW); }
+static void find_partners(int *partner, float *sign, const int *pair, int HS) {
+    memset(partner, 0, whole_head(HS) * sizeof(int)), memset(sign, 0, whole_head(HS) * sizeof(float));
+    for (int i = 0; i < HS; i++) partner[i] = pair[i] < 0 ? i : pair[i], sign[i] = pair[i] < 0 ? 0 : pair[i] > i ? -1 : 1;
+}
+// x_i' = own_i x_i + other_i x_partner(i), for the heads of a row. old: zeros behind HS numbers, which this overwrites
+static void find_turn(float *own, float *other, float *old, const float *cosine, const float *sine, const int *partner, const float *sign, int HS, bool back) {
+    memcpy(old, sine, HS * sizeof(float));
+    for (int c = 0; c < HS; c += VW) {
+        size_t count = min(VW, HS - c);
+        vec s = load(sign + c, VW), turn = back ? -pick(old, *(const ivec *)(partner + c), HS) : load(old + c, VW);
+        store(own + c, choose(s == 0.0f, (vec){0} + 1.0f, load(cosine + c, count)), VW);
+        store(other + c, choose(s == 0.0f, (vec){0}, s * turn), VW);
+    }
+}
+static inline vec turned(const float *old, const float *own, const float *other, const int *partner, int c, int HS) {
+    return load(own + c, VW) * load(old + c, VW) + load(other + c, VW) * pick(old, *(const ivec *)(partner + c), HS);
+}
+
+static void rope(float *x, const float *cosine, const float *sine, const int *position, const int *pair, int N, int ld, int heads, int HS, bool back) {
+    int partner[whole_head(HS)];
+    float sign[whole_head(HS)];
+    find_partners(partner, sign, pair, HS);
+    #pragma omp parallel for if ((double)N * heads * HS > PIECE)
+    for (int n = 0; n < N; n++) {
+        float own[whole_head(HS)], other[whole_head(HS)], old[whole_head(HS)];
+        memset(old, 0, sizeof old);
+        find_turn(own, other, old, cosine + (size_t)position[n]*HS, sine + (size_t)position[n]*HS, partner, sign, HS, back);
+        for (int h = 0; h < heads; h++) {
+            float *x_nh = x + (size_t)n*ld + (size_t)h*HS;
+            memcpy(old, x_nh, HS * sizeof(float));
+            for (int c = 0; c < HS; c += VW) store(x_nh + c, turned(old, own, other, partner, c, HS), min(VW, HS - c));
+        }
+    }
+}
+void rope_forward_fast(float *x, const float *cosine, const float *sine, const int *position, const int *pair, int N, int ld, int heads, int HS) {
+    rope(x, cosine, sine, position, pair, N, ld, heads, HS, false);
+}
+void rope_backward_fast(float *dx, const float *cosine, const float *sine, const int *position, const int *pair, int N, int ld, int heads, int HS) {
+    rope(dx, cosine, sine, position, pair, N, ld, heads, HS, true);
+}
+
+void head_norm_forward_fast(float *x, float *kept, float *rstd, const float *weight, const float *cosine, const float *sine, const int *position, const int *pair, double eps,
+                            int N, int ld, int heads, int HS) {
+    int partner[whole_head(HS)];
+    float sign[whole_head(HS)];
+    if (cosine) find_partners(partner, sign, pair, HS);
+    #pragma omp parallel for if ((double)N * heads * HS > PIECE)
+    for (int n = 0; n < N; n++) {
+        float own[whole_head(HS)], other[whole_head(HS)], old[whole_head(HS)];
+        memset(old, 0, sizeof old);
+        if (cosine) find_turn(own, other, old, cosine + (size_t)position[n]*HS, sine + (size_t)position[n]*HS, partner, sign, HS, false);
+        for (int h = 0; h < heads; h++) {
+            float *x_nh = x + (size_t)n*ld + (size_t)h*HS;
+            size_t at = (size_t)n*heads + h;
+            vec squares = {0};
+            FOR_VECTORS(HS, c, count, vec y = load(x_nh + c, count); squares += y*y; if (kept) store(kept + at*HS + c, y, count));
+            float r = (float)(1 / sqrt((double)sum_of(squares) / HS + eps));
+            if (rstd) rstd[at] = r;
+            FOR_VECTORS(HS, c, count, store((cosine ? old : x_nh) + c, load(x_nh + c, count) * r * load(weight + c, count), count));
+            for (int c = 0; cosine && c < HS; c += VW) store(x_nh + c, turned(old, own, other, partner, c, HS), min(VW, HS - c));
+        }
+    }
+}
+
+void head_norm_backward_fast(float *dx, float *dweight, const float *kept, const float *rstd, const float *weight, const float *cosine, const float *sine, const int *position,
+                             const int *pair, int N, int ld, int heads, int HS) {
+    enum { RUNS = 16 };                         // as in norm_modulate_backward_fast()
+    int partner[whole_head(HS)];
+    float sign[whole_head(HS)], sums[RUNS * HS];
+    if (cosine) find_partners(partner, sign, pair, HS);
+    memset(sums, 0, sizeof sums);
+    #pragma omp parallel for schedule(static) if ((double)N * heads * HS > PIECE)
+    for (int k = 0; k < RUNS; k++)
+        for (int n = (int)((int64_t)N * k / RUNS); n < (int64_t)N * (k + 1) / RUNS; n++) {
+            float own[whole_head(HS)], other[whole_head(HS)], old[whole_head(HS)];
+            memset(old, 0, sizeof old);
+            if (cosine) find_turn(own, other, old, cosine + (size_t)position[n]*HS, sine + (size_t)position[n]*HS, partner, sign, HS, true);
+            for (int h = 0; h < heads; h++) {
+                float *dx_nh = dx + (size_t)n*ld + (size_t)h*HS, r = rstd[(size_t)n*heads + h];
+                const float *x_nh = kept + ((size_t)n*heads + h)*HS;
+                vec dots = {0};
+                memcpy(old, dx_nh, HS * sizeof(float));
+                FOR_VECTORS(HS, c, count,
+                    vec d = cosine ? turned(old, own, other, partner, (int)c, HS) : load(old + c, VW);
+                    vec along = d * load(x_nh + c, count) * r;
+                    add_to(sums + k*HS + c, along, count);
+                    dots += along * load(weight + c, count);
+                    store(dx_nh + c, d, count));
+                float mean = sum_of(dots) / HS;
+                FOR_VECTORS(HS, c, count, store(dx_nh + c, r * (load(dx_nh + c, count) * load(weight + c, count) - load(x_nh + c, count) * r * mean), count));
+            }
+        }
+    for (int k = 0; dweight && k < RUNS; k++) FOR_VECTORS(HS, c, count, add_to(dweight + c, load(sums + k*HS + c, count), count));
+}
+
 // ---- matrix product -----------------------------------------------------------------------------------------------------------
 // C = A B by panels that fit the caches. A and B are first copied ("packed") into strips in which the inner loop walks straight ahead.
 // Threads share nothing: multiply() gives each a part of C.
@@ -466,7 +581,6 @@ static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, cons
 bool has_matrix_unit(void) { return true; }
 #elif defined(__AVX512F__) && defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>
-#include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #define AMX

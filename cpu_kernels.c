@@ -214,10 +214,38 @@ void norm_modulate_backward_cpu(real *dx, real *dweight, real *dshift, real *dsc
         }
 }
 
+// ---- rotary positions ---------------------------------------------------------------------------------------------------------
+
+// One row. The pair (x_i, x_j), j = pair[i] > i, turns:   x_i' = x_i cos_i - x_j sin_i,   x_j' = x_j cos_j + x_i sin_j
+// back, the transposed matrix:   dx_i = dx_i' cos_i + dx_j' sin_j,   dx_j = dx_j' cos_j - dx_i' sin_i
+static void turn_heads(real *x, const real *cosine, const real *sine, const int *pair, int heads, int HS, bool back) {
+    int partner[HS];
+    real own[HS], other[HS], old[HS];                   // x_i' = own_i x_i + other_i x_partner(i), for both elements of a pair
+    for (int i = 0; i < HS; i++) {
+        partner[i] = pair[i] < 0 ? i : pair[i];
+        real s = back ? -sine[partner[i]] : sine[i];
+        own[i] = pair[i] < 0 ? 1 : cosine[i], other[i] = pair[i] < 0 ? 0 : pair[i] > i ? -s : s;
+    }
+    for (int h = 0; h < heads; h++) {
+        real *x_h = x + (size_t)h*HS;
+        memcpy(old, x_h, HS * sizeof(real));
+        for (int i = 0; i < HS; i++) x_h[i] = own[i] * old[i] + other[i] * old[partner[i]];
+    }
+}
+void rope_forward_cpu(real *x, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS) {
+    #pragma omp parallel for if ((double)N * heads * HS > 20000)
+    for (int n = 0; n < N; n++) turn_heads(x + (size_t)n*ld, cosine + (size_t)position[n]*HS, sine + (size_t)position[n]*HS, pair, heads, HS, false);
+}
+void rope_backward_cpu(real *dx, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS) {
+    #pragma omp parallel for if ((double)N * heads * HS > 20000)
+    for (int n = 0; n < N; n++) turn_heads(dx + (size_t)n*ld, cosine + (size_t)position[n]*HS, sine + (size_t)position[n]*HS, pair, heads, HS, true);
+}
+
 // ---- RMSNorm of heads ---------------------------------------------------------------------------------------------------------
 
-// fwd: xhat = x rstd, rstd = 1 / sqrt(mean_c(x^2) + eps);  x' = xhat w
-void head_norm_forward_cpu(real *x, real *kept, real *rstd, const real *weight, double eps, int N, int ld, int heads, int HS) {
+// fwd: xhat = x rstd, rstd = 1 / sqrt(mean_c(x^2) + eps);  x' = xhat w, turned
+void head_norm_forward_cpu(real *x, real *kept, real *rstd, const real *weight, const real *cosine, const real *sine, const int *position, const int *pair, double eps,
+                           int N, int ld, int heads, int HS) {
     #pragma omp parallel for if ((double)N * heads * HS > 20000)
     for (int n = 0; n < N; n++) {
         real *x_n = x + (size_t)n*ld;
@@ -231,18 +259,21 @@ void head_norm_forward_cpu(real *x, real *kept, real *rstd, const real *weight, 
             #pragma omp simd
             for (int c = 0; c < HS; c++) x_nh[c] = x_nh[c] * r * weight[c];
         }
+        if (cosine) turn_heads(x_n, cosine + (size_t)position[n]*HS, sine + (size_t)position[n]*HS, pair, heads, HS, false);
     }
 }
 
-// bwd: dw += dx' xhat, over all rows and heads;  dxhat = dx' w;  dx = rstd (dxhat - xhat mean_c(dxhat xhat))
-void head_norm_backward_cpu(real *dx, real *dweight, const real *kept, const real *rstd, const real *weight, int N, int ld, int heads, int HS) {
+// bwd: turned back;  dw += dx' xhat, over all rows and heads;  dxhat = dx' w;  dx = rstd (dxhat - xhat mean_c(dxhat xhat))
+void head_norm_backward_cpu(real *dx, real *dweight, const real *kept, const real *rstd, const real *weight, const real *cosine, const real *sine, const int *position, const int *pair,
+                            int N, int ld, int heads, int HS) {
     enum { RUNNERS = 16 };                      // a head has few columns: the rows are split, always in as many runs, whose sums are added in order
     real sums[RUNNERS * HS];
     #pragma omp parallel for if ((double)N * heads * HS > 20000)
     for (int k = 0; k < RUNNERS; k++) {
         real *sum = sums + k*HS;
         for (int c = 0; c < HS; c++) sum[c] = 0;
-        for (int n = (int)((int64_t)N * k / RUNNERS); n < (int64_t)N * (k + 1) / RUNNERS; n++)
+        for (int n = (int)((int64_t)N * k / RUNNERS); n < (int64_t)N * (k + 1) / RUNNERS; n++) {
+            if (cosine) turn_heads(dx + (size_t)n*ld, cosine + (size_t)position[n]*HS, sine + (size_t)position[n]*HS, pair, heads, HS, true);
             for (int h = 0; h < heads; h++) {
                 real *dx_nh = dx + (size_t)n*ld + (size_t)h*HS, dot = 0, r = rstd[(size_t)n*heads + h];
                 const real *x_nh = kept + ((size_t)n*heads + h)*HS;
@@ -256,38 +287,10 @@ void head_norm_backward_cpu(real *dx, real *dweight, const real *kept, const rea
                 #pragma omp simd
                 for (int c = 0; c < HS; c++) dx_nh[c] = r * (dx_nh[c] * weight[c] - x_nh[c] * r * mean);
             }
+        }
     }
     for (int k = 0; dweight && k < RUNNERS; k++)
         for (int c = 0; c < HS; c++) dweight[c] += sums[k*HS + c];
-}
-
-// ---- rotary positions ---------------------------------------------------------------------------------------------------------
-
-// The pair (x_i, x_j), j = pair[i] > i, turns:   x_i' = x_i cos_i - x_j sin_i,   x_j' = x_j cos_j + x_i sin_j
-// back, the transposed matrix:   dx_i = dx_i' cos_i + dx_j' sin_j,   dx_j = dx_j' cos_j - dx_i' sin_i
-static void turn_heads(real *x, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS, bool back) {
-    int partner[HS];
-    for (int i = 0; i < HS; i++) partner[i] = pair[i] < 0 ? i : pair[i];
-    #pragma omp parallel for if ((double)N * heads * HS > 20000)
-    for (int n = 0; n < N; n++) {
-        const real *cos_p = cosine + (size_t)position[n]*HS, *sin_p = sine + (size_t)position[n]*HS;
-        real own[HS], other[HS], old[HS];               // x_i' = own_i x_i + other_i x_partner(i), for both elements of a pair
-        for (int i = 0; i < HS; i++) {
-            real s = back ? -sin_p[partner[i]] : sin_p[i];
-            own[i] = pair[i] < 0 ? 1 : cos_p[i], other[i] = pair[i] < 0 ? 0 : pair[i] > i ? -s : s;
-        }
-        for (int h = 0; h < heads; h++) {
-            real *x_nh = x + (size_t)n*ld + (size_t)h*HS;
-            memcpy(old, x_nh, HS * sizeof(real));
-            for (int i = 0; i < HS; i++) x_nh[i] = own[i] * old[i] + other[i] * old[partner[i]];
-        }
-    }
-}
-void rope_forward_cpu(real *x, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS) {
-    turn_heads(x, cosine, sine, position, pair, N, ld, heads, HS, false);
-}
-void rope_backward_cpu(real *dx, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS) {
-    turn_heads(dx, cosine, sine, position, pair, N, ld, heads, HS, true);
 }
 
 // ---- attention over spans -----------------------------------------------------------------------------------------------------

@@ -467,6 +467,33 @@ void norm_modulate_backward_cuda(float *dx, float *dweight, float *dshift, float
     RUN(norm_modulate_backward_params_kernel, dim3(blocks(C, COLUMNS), jobs), dim3(COLUMNS, RUNNERS), 0, dweight, dshift, dscale, dout, x, mean, rstd, weight, scale, group, N, C, ld, first);
 }
 
+// ---- rotary positions ---------------------------------------------------------------------------------------------------------
+
+// rope_forward, rope_backward: the pair (x_i, x_j), j = pair[i], i < j, turns, or turns back      CPU twins: rope_forward_cpu, rope_backward_cpu
+// grid: one thread per element of each head; those that are not the first of a pair leave
+// memory: reads and writes the first heads*HS columns of x once, the tables from cache
+// needs: any N, heads, HS
+template <bool TURN_BACK> static __global__ void rope_kernel(float *x, const float *cosine, const float *sine, const int *position, const int *pair, size_t size, int ld, int heads, int HS) {
+    size_t at = thread_number();
+    if (at >= size) return;
+    int i = (int)(at % HS), j = pair[i], h = (int)(at / HS % heads);
+    size_t n = at / HS / heads;
+    if (j <= i) return;
+    float *x_nh = x + n*ld + (size_t)h*HS;
+    const float *cos_p = cosine + (size_t)position[n]*HS, *sin_p = sine + (size_t)position[n]*HS;
+    float a = x_nh[i], b = x_nh[j];
+    x_nh[i] = TURN_BACK ? a*cos_p[i] + b*sin_p[j] : a*cos_p[i] - b*sin_p[i];
+    x_nh[j] = TURN_BACK ? b*cos_p[j] - a*sin_p[i] : b*cos_p[j] + a*sin_p[j];
+}
+void rope_forward_cuda(float *x, const float *cosine, const float *sine, const int *position, const int *pair, int N, int ld, int heads, int HS) {
+    size_t size = (size_t)N * heads * HS;
+    RUN(rope_kernel<false>, blocks(size, 256), 256, 0, x, cosine, sine, position, pair, size, ld, heads, HS);
+}
+void rope_backward_cuda(float *dx, const float *cosine, const float *sine, const int *position, const int *pair, int N, int ld, int heads, int HS) {
+    size_t size = (size_t)N * heads * HS;
+    RUN(rope_kernel<true>, blocks(size, 256), 256, 0, dx, cosine, sine, position, pair, size, ld, heads, HS);
+}
+
 // ---- RMSNorm of heads ---------------------------------------------------------------------------------------------------------
 
 // head_norm_forward: x' = x rstd weight, rstd = 1 / sqrt(mean(x^2) + eps), for every head             CPU twin: head_norm_forward_cpu
@@ -486,9 +513,11 @@ static __global__ void head_norm_forward_kernel(float *x, float *kept, float *rs
         x_nh[c] = x_nh[c] * r * weight[c];
     }
 }
-void head_norm_forward_cuda(float *x, float *kept, float *rstd, const float *weight, double eps, int N, int ld, int heads, int HS) {
+void head_norm_forward_cuda(float *x, float *kept, float *rstd, const float *weight, const float *cosine, const float *sine, const int *position, const int *pair, double eps,
+                            int N, int ld, int heads, int HS) {
     size_t all = (size_t)N * heads;
     RUN(head_norm_forward_kernel, blocks(all, 8), 256, 0, x, kept, rstd, weight, eps, all, ld, heads, HS);
+    if (cosine) rope_forward_cuda(x, cosine, sine, position, pair, N, ld, heads, HS);
 }
 
 // head_norm_backward, pass 1, by columns: dweight += sum dx' xhat over rows and heads          CPU twin: head_norm_backward_cpu
@@ -518,37 +547,12 @@ static __global__ void head_norm_backward_kernel(float *dx, const float *kept, c
     dot = sum_lanes(dot, 32) / HS;
     for (int c = lane; c < HS; c += 32) dx_nh[c] = r * (dx_nh[c] * weight[c] - x_nh[c] * r * dot);
 }
-void head_norm_backward_cuda(float *dx, float *dweight, const float *kept, const float *rstd, const float *weight, int N, int ld, int heads, int HS) {
+void head_norm_backward_cuda(float *dx, float *dweight, const float *kept, const float *rstd, const float *weight, const float *cosine, const float *sine, const int *position,
+                             const int *pair, int N, int ld, int heads, int HS) {
     size_t all = (size_t)N * heads;
+    if (cosine) rope_backward_cuda(dx, cosine, sine, position, pair, N, ld, heads, HS);
     if (dweight) RUN(head_norm_backward_weight_kernel, blocks(HS, COLUMNS), dim3(COLUMNS, RUNNERS), 0, dweight, dx, kept, rstd, all, ld, heads, HS);
     RUN(head_norm_backward_kernel, blocks(all, 8), 256, 0, dx, kept, rstd, weight, all, ld, heads, HS);
-}
-
-// ---- rotary positions ---------------------------------------------------------------------------------------------------------
-
-// rope_forward, rope_backward: the pair (x_i, x_j), j = pair[i], i < j, turns, or turns back      CPU twins: rope_forward_cpu, rope_backward_cpu
-// grid: one thread per element of each head; those that are not the first of a pair leave
-// memory: reads and writes the first heads*HS columns of x once, the tables from cache
-// needs: any N, heads, HS
-template <bool TURN_BACK> static __global__ void rope_kernel(float *x, const float *cosine, const float *sine, const int *position, const int *pair, size_t size, int ld, int heads, int HS) {
-    size_t at = thread_number();
-    if (at >= size) return;
-    int i = (int)(at % HS), j = pair[i], h = (int)(at / HS % heads);
-    size_t n = at / HS / heads;
-    if (j <= i) return;
-    float *x_nh = x + n*ld + (size_t)h*HS;
-    const float *cos_p = cosine + (size_t)position[n]*HS, *sin_p = sine + (size_t)position[n]*HS;
-    float a = x_nh[i], b = x_nh[j];
-    x_nh[i] = TURN_BACK ? a*cos_p[i] + b*sin_p[j] : a*cos_p[i] - b*sin_p[i];
-    x_nh[j] = TURN_BACK ? b*cos_p[j] - a*sin_p[i] : b*cos_p[j] + a*sin_p[j];
-}
-void rope_forward_cuda(float *x, const float *cosine, const float *sine, const int *position, const int *pair, int N, int ld, int heads, int HS) {
-    size_t size = (size_t)N * heads * HS;
-    RUN(rope_kernel<false>, blocks(size, 256), 256, 0, x, cosine, sine, position, pair, size, ld, heads, HS);
-}
-void rope_backward_cuda(float *dx, const float *cosine, const float *sine, const int *position, const int *pair, int N, int ld, int heads, int HS) {
-    size_t size = (size_t)N * heads * HS;
-    RUN(rope_kernel<true>, blocks(size, 256), 256, 0, dx, cosine, sine, position, pair, size, ld, heads, HS);
 }
 
 // ---- attention over spans -----------------------------------------------------------------------------------------------------

@@ -91,17 +91,18 @@ typedef struct AdamW {
     F(norm_modulate_backward, (real *dx, real *dweight, real *dshift, real *dscale, const real *dout, const real *x, const real *mean, const real *rstd, \
                                const real *weight, const real *scale, const int *group, int N, int C, int G, int ld), \
                               (dx, dweight, dshift, dscale, dout, x, mean, rstd, weight, scale, group, N, C, G, ld)) \
-    /* x (N,ld), in place: each of the first `heads` heads of HS columns becomes weight (HS) * x / sqrt(mean of x^2 + eps); kept (N,heads*HS): what they were; */ \
-    /* rstd (N,heads): 1 / the root. kept and rstd may be NULL: not kept */ \
-    K(head_norm_forward,  (real *x, real *kept, real *rstd, const real *weight, double eps, int N, int ld, int heads, int HS), (x, kept, rstd, weight, eps, N, ld, heads, HS)) \
-    /* dx (N,ld): on entry d(out), on exit d(x): overwrites. dweight may be NULL */ \
-    K(head_norm_backward, (real *dx, real *dweight, const real *kept, const real *rstd, const real *weight, int N, int ld, int heads, int HS), \
-                          (dx, dweight, kept, rstd, weight, N, ld, heads, HS)) \
     /* x (N,ld): turns, in place, the first `heads` heads of HS columns; row n stands at position[n]; cosine, sine (P,HS); pair (HS) */ \
-    K(rope_forward,  (real *x, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS), \
+    F(rope_forward,  (real *x, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS), \
                      (x, cosine, sine, position, pair, N, ld, heads, HS)) \
-    K(rope_backward, (real *dx, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS), \
+    F(rope_backward, (real *dx, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS), \
                      (dx, cosine, sine, position, pair, N, ld, heads, HS)) \
+    /* x (N,ld), in place: each of the first `heads` heads of HS columns becomes weight (HS) * x / sqrt(mean of x^2 + eps); kept (N,heads*HS): what they were; */ \
+    /* rstd (N,heads): 1 / the root. kept and rstd may be NULL: not kept. Then they turn, as in rope_forward(); cosine NULL: they do not */ \
+    F(head_norm_forward,  (real *x, real *kept, real *rstd, const real *weight, const real *cosine, const real *sine, const int *position, const int *pair, double eps, \
+                           int N, int ld, int heads, int HS), (x, kept, rstd, weight, cosine, sine, position, pair, eps, N, ld, heads, HS)) \
+    /* dx (N,ld): on entry d(out), on exit d(x): overwrites. dweight may be NULL */ \
+    F(head_norm_backward, (real *dx, real *dweight, const real *kept, const real *rstd, const real *weight, const real *cosine, const real *sine, const int *position, \
+                           const int *pair, int N, int ld, int heads, int HS), (dx, dweight, kept, rstd, weight, cosine, sine, position, pair, N, ld, heads, HS)) \
     /* out (B,Tq,NH*HS), lse (B,NH,Tq): softmax(q k^T / sqrt(HS) over span (Tq)) v. Rows of q, k|v are ldq, ldkv numbers apart. */ \
     /* Keys that a row does not see change nothing in its result, unless they hold NaN or infinity and lie before the last key that some row sees (in backward: anywhere) */ \
     F(attention_forward, (real *out, real *lse, const real *q, const real *k, const real *v, const Span *span, \

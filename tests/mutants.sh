@@ -109,6 +109,8 @@ head norm backward: overwrites a gradient~if \(c < HS && threadIdx.y == 0\) dwei
 head norm backward: weight dropped~r \* \(dx_nh\[c\] \* weight\[c\] - ~r * (dx_nh[c] - 
 head norm backward: xhat mean dropped~ - x_nh\[c\] \* r \* dot\)~)
 head norm backward: weight dropped from the mean~dot \+= dx_nh\[c\] \* weight\[c\] \* x_nh~dot += dx_nh[c] * x_nh
+head norm: not turned~if \(cosine\) rope_forward_cuda~if (!cosine) rope_forward_cuda
+head norm backward: not turned back~if \(cosine\) rope_backward_cuda~if (!cosine) rope_backward_cuda
 rope: sign~BACK \? a\*cos_p\[i\] \+ b\*sin_p\[j\]~BACK ? a*cos_p[i] - b*sin_p[j]
 rope: angle of the other element~b\*cos_p\[j\] \+ a\*sin_p\[j\]~b*cos_p[j] + a*sin_p[i]
 attention: scale dropped~\? s\[i\]\[j\] \* a.scale~? s[i][j]

@@ -23,7 +23,7 @@ KERNELS(POINTER, POINTER)
 // ---- arrays in both precisions, and on the device -------------------------------------------------------------------------------
 enum { GUARD = 64, MAX_ARRAYS = 64 };
 typedef struct Array { float *f, *start, *first, *c; double *d, *d0; size_t n; } Array;    // c: on the CUDA device; first: the result in the first order
-static Array made[MAX_ARRAYS];
+static Array made[MAX_ARRAYS], nothing;             // nothing: an array that is not there
 static int n_made;
 static uint64_t draws;
 static float sentinel;
@@ -364,31 +364,6 @@ static void parity_norm_modulate_backward(void) {
     }
 }
 
-static void parity_head_norm_forward(void) {
-    FOR_SIZES(N) FOR_SIZES(HS) for (int heads = 1; heads <= 3; heads++) for (int form = 0; form < 4; form++) {   // nothing, one, the other, both are kept
-        int ld = heads*HS + (heads > 1 ? 3 : 0);
-        Array *kept = array((size_t)(N*heads*HS)), *rstd = array((size_t)(N*heads)), *x = array((size_t)(N*ld)), *weight = array((size_t)HS);
-        set_padding(x, ld, heads*HS, ld);
-        #define A(p) (x->p, form & 1 ? kept->p : NULL, form & 2 ? rstd->p : NULL, weight->p, 1e-3, N, ld, heads, HS)
-        CASE_K(head_norm_forward, 2e-6);
-        if (heads == 1 && N == 7 && HS == 7) NAN_REACHES_K(head_norm_forward, 2);
-        #undef A
-        drop_arrays();
-    }
-}
-static void parity_head_norm_backward(void) {
-    FOR_SIZES(N) FOR_SIZES(HS) for (int heads = 1; heads <= 3; heads++) for (int wanted = 0; wanted < 2; wanted++) {
-        int ld = heads*HS + (heads > 1 ? 3 : 0);
-        Array *dweight = array((size_t)HS), *dx = array((size_t)(N*ld)), *kept = array((size_t)(N*heads*HS)), *rstd = array((size_t)(N*heads)), *weight = array((size_t)HS);
-        set_padding(dx, ld, heads*HS, ld);
-        #define A(p) (dx->p, wanted ? dweight->p : NULL, kept->p, rstd->p, weight->p, N, ld, heads, HS)
-        CASE_K(head_norm_backward, 2e-6);
-        if (heads == 1 && N == 7 && HS == 7) NAN_REACHES_K(head_norm_backward, 1);
-        #undef A
-        drop_arrays();
-    }
-}
-
 // one segment: halves of the whole head are partners; two: halves of the first third, and of the rest
 static Ints partners(int HS, int segments) {
     Ints pair = ints(HS);
@@ -399,6 +374,40 @@ static Ints partners(int HS, int segments) {
     return pair;
 }
 
+// cosine and sine of 6 positions, and which of them each row has; without `turned` there are none
+typedef struct Turn { Array *cosine, *sine; Ints position, pair; } Turn;
+static Turn turn_of(bool turned, int N, int HS) {
+    if (!turned) return (Turn){&nothing, &nothing, {0}, {0}};
+    Turn t = {array((size_t)(6*HS)), array((size_t)(6*HS)), ids(N, 6), partners(HS, 2)};
+    return t;
+}
+static void parity_head_norm_forward(void) {
+    FOR_SIZES(N) FOR_SIZES(HS) for (int heads = 1; heads <= 3; heads++) for (int form = 0; form < 4; form++) for (int turned = 0; turned < 2; turned++) {   // nothing, one, the other, both are kept
+        int ld = heads*HS + (heads > 1 ? 3 : 0);
+        Array *kept = array((size_t)(N*heads*HS)), *rstd = array((size_t)(N*heads)), *x = array((size_t)(N*ld)), *weight = array((size_t)HS);
+        Turn t = turn_of(turned, N, HS);
+        set_padding(x, ld, heads*HS, ld);
+        #define A(p) (x->p, form & 1 ? kept->p : NULL, form & 2 ? rstd->p : NULL, weight->p, t.cosine->p, t.sine->p, t.position.p, t.pair.p, 1e-3, N, ld, heads, HS)
+        CASE_F(head_norm_forward, 2e-6);
+        if (heads == 1 && N == 7 && HS == 7 && !turned) NAN_REACHES_F(head_norm_forward, 2);
+        #undef A
+        drop_arrays();
+    }
+}
+static void parity_head_norm_backward(void) {
+    FOR_SIZES(N) FOR_SIZES(HS) for (int heads = 1; heads <= 3; heads++) for (int wanted = 0; wanted < 2; wanted++) for (int turned = 0; turned < 2; turned++) {
+        int ld = heads*HS + (heads > 1 ? 3 : 0);
+        Array *dweight = array((size_t)HS), *dx = array((size_t)(N*ld)), *kept = array((size_t)(N*heads*HS)), *rstd = array((size_t)(N*heads)), *weight = array((size_t)HS);
+        Turn t = turn_of(turned, N, HS);
+        set_padding(dx, ld, heads*HS, ld);
+        #define A(p) (dx->p, wanted ? dweight->p : NULL, kept->p, rstd->p, weight->p, t.cosine->p, t.sine->p, t.position.p, t.pair.p, N, ld, heads, HS)
+        CASE_F(head_norm_backward, 2e-6);
+        if (heads == 1 && N == 7 && HS == 7 && !turned) NAN_REACHES_F(head_norm_backward, 1);
+        #undef A
+        drop_arrays();
+    }
+}
+
 static void parity_rope_forward(void) {
     FOR_SIZES(N) FOR_SIZES(HS) for (int heads = 1; heads <= 2; heads++) {
         Ints pair = partners(HS, heads), position = ids(N, 6);
@@ -406,7 +415,7 @@ static void parity_rope_forward(void) {
         Array *x = array((size_t)(N*ld)), *cosine = array((size_t)(6*HS)), *sine = array((size_t)(6*HS));
         set_padding(x, ld, heads*HS, ld);
         #define A(p) (x->p, cosine->p, sine->p, position.p, pair.p, N, ld, heads, HS)
-        CASE_K(rope_forward, 1e-6);
+        CASE_F(rope_forward, 1e-6);
         #undef A
         drop_arrays();
     }
@@ -418,7 +427,7 @@ static void parity_rope_backward(void) {
         Array *x = array((size_t)(N*ld)), *cosine = array((size_t)(6*HS)), *sine = array((size_t)(6*HS));
         set_padding(x, ld, heads*HS, ld);
         #define A(p) (x->p, cosine->p, sine->p, position.p, pair.p, N, ld, heads, HS)
-        CASE_K(rope_backward, 1e-6);
+        CASE_F(rope_backward, 1e-6);
         #undef A
         drop_arrays();
     }

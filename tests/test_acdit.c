@@ -259,7 +259,7 @@ static Tensor *plain_forward(Net *net, Tensor *x, int clean, const int *order, c
     for (int l = 0; l < c.NL; l++) {
         Layer *y = &net->layer[l];
         Tensor *mod = apply(cond, y->ada, LINEAR_ONLY), *qkv = apply(norm_modulate(h, y->norm1, (Modulation){mod, g, 0, C, 2*C}, RMS, c.eps), y->qkv, LINEAR_ONLY);
-        qkv = rope(head_norm(head_norm(qkv, 0, c.NH, y->q_norm, c.eps), C, c.NH, y->k_norm, c.eps), net->rope, at, 2*c.NH);
+        qkv = rope(head_norm(head_norm(qkv, 0, c.NH, y->q_norm, c.eps, NULL, NULL), C, c.NH, y->k_norm, c.eps, NULL, NULL), net->rope, at, 2*c.NH);
         h = gated_residual(h, apply(attention(qkv, qkv, C, spans, B, c.NH), y->proj, LINEAR_ONLY), (Modulation){mod, g, 0, C, 2*C}, (Dropout){0});
         Modulation second = {mod, g, 3*C, 4*C, 5*C};
         h = gated_residual(h, apply(linear(norm_modulate(h, y->norm2, second, RMS, c.eps), y->fc1.weight, y->fc1.bias, GELU), y->fc2, LINEAR_ONLY), second, (Dropout){0});

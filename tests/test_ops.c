@@ -73,8 +73,9 @@ static Rope rotary;
 static void heads_inputs(void) { add("x", 4, 3); add("weight", 3*4 + 2, 3); add("norm", 1, 4); if (variant) add("norm2", 1, 4), rotary = rope_create(9, 4, 50); }
 static Tensor *heads_case(void) {
     Tensor *x = linear(in[0], in[1], NULL, LINEAR_ONLY);
-    if (!variant) return probe(head_norm(x, 1, 3, in[2], 1e-2));       // a column before the heads and one behind them stay
-    return probe(rope(head_norm(head_norm(x, 0, 1, in[2], 1e-2), 4, 2, in[3], 1e-2), rotary, ints(4, (int[]){0, 8, 3, 1}), 3));
+    if (!variant) return probe(head_norm(x, 1, 3, in[2], 1e-2, NULL, NULL));       // a column before the heads and one behind them stay
+    const int *position = ints(4, (int[]){0, 8, 3, 1});
+    return probe(head_norm(head_norm(x, 0, 1, in[2], 1e-2, &rotary, position), 4, 2, in[3], 1e-2, &rotary, position));
 }
 
 static void rope_inputs(void) { add("x", 4, 3); add("weight", 3*5 + 2, 3); rotary = rope_create(9, 5, 50); }     // HS = 5: one column stays
@@ -306,7 +307,7 @@ static void test_tape(void) {
         tape.off = off;
         y = linear(in[0], in[1], NULL, LINEAR_ONLY);
         size_t before = per_step.used;
-        head_norm(y, 0, 1, in[1], 1e-5);
+        head_norm(y, 0, 1, in[1], 1e-5, NULL, NULL);
         CHECK(off ? per_step.used == before : per_step.used > before, "head_norm(), tape.off %d: %zu to %zu bytes", off, before, per_step.used);
         tape.off = false;
     }
@@ -365,7 +366,7 @@ int main(void) {
     gradcheck("sum", sum_inputs, sum_case, ACTIVATIONS);
     gradcheck("norm_modulate", norm_inputs, norm_case, 8);     // plain, modulated, with a bias, with a bias for each group; the same of RMSNorm
     gradcheck("gated_residual", residual_inputs, residual_case, 3);     // plain, gated, gated with dropout
-    gradcheck("head_norm", heads_inputs, heads_case, 2);               // some columns; a weight for the first head, one for the others, then rope
+    gradcheck("head_norm", heads_inputs, heads_case, 2);               // some columns; a weight for the first head, one for the others, which turn
     gradcheck("rope", rope_inputs, rope_case, 1);
     gradcheck("attention", attention_inputs, attention_case, 2);
     gradcheck("gather_rows", gather_inputs, gather_case, 1);
