@@ -1,5 +1,5 @@
 // cpu_fast.c: the few bodies that deserve speed on a CPU: matrix product, activations, GRU cell, span attention, cross-entropy. Float only.
-// Each stands beside its plain twin in cpu_kernels.c, which says what is computed; here stands how. Read vexp(), then tile(), then gemm().
+// Each stands beside its plain twin in cpu_kernels.c, which says what is computed; here stands how. Read vexp(), then tile_nv(), then gemm().
 // Vectors are GCC/Clang vector extensions, so one text serves AVX-512, AVX2, SSE2 and Arm. No flag may reassociate this file (vexp would break).
 #include "kernels.h"
 #include <math.h>
@@ -16,13 +16,13 @@ static int omp_get_max_threads(void) { return 1; }
 #endif
 
 #if defined(__AVX512F__)
-enum { VW = 16, MR = 6, NV = 4 };               // VW floats a vector; a register tile is MR rows x NV vectors, see tile()
+enum { VW = 16, MR = 6, NV = 4, TALL = 8, FLAT = 3 };       // VW floats a vector; a register tile is MR rows x NV vectors, or TALL x FLAT, see tile_nv()
 #elif defined(__AVX__)
-enum { VW = 8, MR = 6, NV = 2 };
+enum { VW = 8, MR = 6, NV = 2, TALL = MR, FLAT = NV };
 #elif defined(__aarch64__)
-enum { VW = 4, MR = 8, NV = 3 };
+enum { VW = 4, MR = 8, NV = 3, TALL = MR, FLAT = NV };
 #else
-enum { VW = 4, MR = 6, NV = 2 };
+enum { VW = 4, MR = 6, NV = 2, TALL = MR, FLAT = NV };
 #endif
 enum { LITTLE = 600000 };                       // multiply-adds that are not worth a second thread
 typedef float   vec  __attribute__((vector_size(VW * 4), aligned(4), may_alias));
@@ -424,11 +424,14 @@ void head_norm_backward_fast(float *dx, float *dweight, const float *kept, const
 // Threads share nothing: multiply() gives each a part of C.
 
 enum {
-    NR = NV * VW,                               // columns of a register tile
+    NR = NV * VW, FLAT_NR = FLAT * VW,          // columns of a register tile
     KC = 384,                                   // depth of a strip
-    MC = MR * 6, NC = NR * 8,                   // rows and columns of a block: few rows, so that they are written whole, and strips of B that fit the L2 cache
-    MP = MR * 512, NP = NR * 64                 // rows and columns of a panel, packed at once
+    MC = 36, NC = NR * 12,                      // rows (at most) and columns of a block: few rows, so that they are written whole, and strips of B that fit the L2 cache
+    MP = MR * 512, NP = NR * 48                 // rows and columns of a panel, packed at once
 };
+_Static_assert(NC % NR == 0 && NC % FLAT_NR == 0 && NP % NC == 0 && MP % MR == 0 && MP % TALL == 0, "blocks and panels are made of whole tiles of both shapes");
+// Columns of the tile that fits N columns and K terms better: columns that are left over go at half speed, and few terms do not hide the ends of a wide tile
+static int tile_columns(int N, int K) { int flat = round_up(N, FLAT_NR), wide = round_up(N, NR); return flat < wide || (flat == wide && K <= 256) ? FLAT_NR : NR; }
 
 // What happens to a finished row of C: + bias, copy to pre, activation. sums: [i] += sum_p A(i,p), taken along while a panel of A is near (ai = 1 only)
 typedef struct { const float *bias; float *pre; Activation act; float *sums; } Epilogue;
@@ -458,18 +461,25 @@ static inline void pack(float *strip, const float *src, int w, int k, size_t si,
     round_operands(strip, (size_t)W*k, how);
 }
 
-// C (m, nv vectors) = [C +] A B [+ bias] for one register tile: A(i,p) = a[i*ai + p*ap], where one of the strides is 1 or a is packed (ai = 1, ap = MR); row p of B at b + p*bp.
-static inline __attribute__((always_inline)) void tile_nv(const int nv, const int along, int k, const float *a, size_t as, const float *b, size_t bp, const float *bias, int add,
+static void pack_rows(float *strip, const float *src, int w, int k, size_t si, size_t sp, int mr, Precision how) {
+    if (mr == MR) pack(strip, src, w, k, si, sp, MR, how); else pack(strip, src, w, k, si, sp, TALL, how);
+}
+static void pack_columns(float *strip, const float *src, int w, int k, size_t si, size_t sp, int nr, Precision how) {
+    if (nr == NR) pack(strip, src, w, k, si, sp, NR, how); else pack(strip, src, w, k, si, sp, FLAT_NR, how);
+}
+
+// C (m, nv vectors) = [C +] A B [+ bias] for one register tile: A(i,p) = a[i*ai + p*ap], where one of the strides is 1 or a is packed (ai = 1, ap = mr); row p of B at b + p*bp.
+static inline __attribute__((always_inline)) void tile_nv(const int mr, const int nv, const int along, int k, const float *a, size_t as, const float *b, size_t bp, const float *bias, int add,
                                                           float *C, size_t ldc, int m) {
-    vec c[MR][NV];
-    size_t row[MR];                             // rows beyond the last are the last once more, and not stored
-    UNROLL for (int i = 0; i < MR; i++) row[i] = along ? min(i, m - 1) * as : (size_t)i;
-    UNROLL for (int i = 0; i < MR; i++) UNROLL for (int j = 0; j < nv; j++) { c[i][j] = (vec){0}; __builtin_prefetch(C + min(i, m - 1)*ldc + j*VW, 1); }
+    vec c[TALL][NV];
+    size_t row[TALL];                             // rows beyond the last are the last once more, and not stored
+    UNROLL for (int i = 0; i < mr; i++) row[i] = along ? min(i, m - 1) * as : (size_t)i;
+    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nv; j++) { c[i][j] = (vec){0}; __builtin_prefetch(C + min(i, m - 1)*ldc + j*VW, 1); }
     TWICE for (int p = 0; p < k; p++) {
         const float *a_p = a + (along ? (size_t)p : p*as);
         vec y[NV];
         UNROLL for (int j = 0; j < nv; j++) { y[j] = *(const vec *)(b + p*bp + j*VW); KEEP(y[j]); }
-        UNROLL for (int i = 0; i < MR; i++) {
+        UNROLL for (int i = 0; i < mr; i++) {
             vec x = a_p[row[i]] - (vec){0};     // minus zero, which changes no number, makes a vector of one
             KEEP(x);
             UNROLL for (int j = 0; j < nv; j++) c[i][j] += x * y[j];
@@ -477,20 +487,21 @@ static inline __attribute__((always_inline)) void tile_nv(const int nv, const in
         }
         UNROLL for (int j = 0; j < nv; j++) USED(y[j]);
     }
-    if (bias) UNROLL for (int j = 0; j < nv; j++) { vec plus = *(const vec *)(bias + j*VW); UNROLL for (int i = 0; i < MR; i++) c[i][j] += plus; }
-    UNROLL for (int i = 0; i < MR; i++) if (i < m) UNROLL for (int j = 0; j < nv; j++) {
+    if (bias) UNROLL for (int j = 0; j < nv; j++) { vec plus = *(const vec *)(bias + j*VW); UNROLL for (int i = 0; i < mr; i++) c[i][j] += plus; }
+    UNROLL for (int i = 0; i < mr; i++) if (i < m) UNROLL for (int j = 0; j < nv; j++) {
         vec *o = (vec *)(C + i*ldc + j*VW);
         if (add) *o += c[i][j]; else *o = c[i][j];
     }
 }
-// The same for any width n <= NR: full vectors, then, if B is packed, a rest that finishes in a copy
-static void tile(const int along, int k, const float *a, size_t as, const float *b, size_t bp, const float *bias, int add, float *C, size_t ldc, int m, int n) {
+// The same for any width n of a tile: full vectors, then, if B is packed, a rest that finishes in a copy
+static inline __attribute__((always_inline)) void tile_rows(const int mr, const int along, int k, const float *a, size_t as, const float *b, size_t bp, const float *bias, int add,
+                                                            float *C, size_t ldc, int m, int n) {
     int nv = n / VW, rest = n % VW;
-    #define TILE(nv) if (along) tile_nv(nv, 1, k, a, as, b, bp, bias, add, C, ldc, m); else tile_nv(nv, 0, k, a, as, b, bp, bias, add, C, ldc, m)
-    if (nv == NV) { TILE(NV); return; }
+    #define TILE(nv) if (along) tile_nv(mr, nv, 1, k, a, as, b, bp, bias, add, C, ldc, m); else tile_nv(mr, nv, 0, k, a, as, b, bp, bias, add, C, ldc, m)
+    if (mr == MR && nv == NV) { TILE(NV); return; }
     if (NV > 3 && nv == 3) { TILE(3); } else if (NV > 2 && nv == 2) { TILE(2); } else if (nv == 1) { TILE(1); }
     if (!rest) return;
-    float full[MR * VW], full_bias[VW] = {0};
+    float full[TALL * VW], full_bias[VW] = {0};
     b += nv*VW, C += nv*VW;
     if (bias) bias = memcpy(full_bias, bias + nv*VW, rest * sizeof(float));
     if (add) for (int i = 0; i < m; i++) memcpy(full + i*VW, C + i*ldc, rest * sizeof(float));
@@ -501,6 +512,10 @@ static void tile(const int along, int k, const float *a, size_t as, const float 
     for (int i = 0; i < m; i++) memcpy(to + i*ld, full + i*VW, rest * sizeof(float));
     #undef TILE
 }
+// A function for each shape: in one, gcc makes slower loops
+#define TILE_ARGS const int along, int k, const float *a, size_t as, const float *b, size_t bp, const float *bias, int add, float *C, size_t ldc, int m, int n
+static __attribute__((noinline)) void wide_tile(TILE_ARGS) { tile_rows(MR, along, k, a, as, b, bp, bias, add, C, ldc, m, n); }
+static __attribute__((noinline)) void flat_tile(TILE_ARGS) { tile_rows(TALL, along, k, a, as, b, bp, bias, add, C, ldc, m, n); }
 
 // sums[i] += sum over p < k of A[i + p*ap], i < m
 static void add_sums(float *sums, const float *A, size_t ap, int m, int k) {
@@ -531,34 +546,34 @@ static void epilogue(float *C, size_t ldc, const Epilogue *e, int i0, int i1, in
 
 // C (M,N) = [C +] A B with A(i,p) = A[i*ai + p*ap] (M,K) and B(p,j) = B[p*bp + j*bj] (K,N): the strides say which operand is transposed.
 // An operand is packed if it must be rounded, or if it is used often enough to pay for it; otherwise tiles read it where it lies.
-// packed: all of B in strips [N / NR][K][NR], see pack_weight(), or NULL.
+// packed: all of B in strips [N / nr][K][nr], see pack_weight(), or NULL. nr: tile_columns() of all of C, of which this may be a part.
 // narrow: all of C has few columns, not this part alone: the depth, and with it the order of a sum, must not depend on the number of threads.
 enum { OFTEN = 256 };
 static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, const float *packed, int add, float *C, size_t ldc,
-                 const Epilogue *e, int narrow, Precision how) {
+                 const Epilogue *e, int nr, int narrow, Precision how) {
     float *a = scratch(PANEL_A, (size_t)MP * KC), *b = scratch(PANEL_B, (size_t)NP * KC);
     int along = how == FP32 && ap == 1, across = how == FP32 && !along && ai == 1 && narrow, pack_a = !along && !across, pack_b = !packed && !(how == FP32 && bj == 1 && M <= OFTEN);
-    int depth = across ? 128 : KC;              // rows of A and B that lie apart fill the L1 cache sooner
+    int mr = nr == NR ? MR : TALL, mc = MC / mr * mr, depth = across ? 128 : KC;              // rows of A and B that lie apart fill the L1 cache sooner
     Epilogue rest = {.pre = e ? e->pre : NULL, .act = e ? e->act : LINEAR_ONLY};      // tiles add the bias
     for (int j0 = 0; j0 < N; j0 += NP)
     for (int p0 = 0; p0 < K; p0 += depth)
     for (int i0 = 0; i0 < M; i0 += MP) {
         int n = min(NP, N - j0), k = min(depth, K - p0), m = min(MP, M - i0), last = p0 + k == K;
-        for (int j = 0; j < n && i0 == 0 && !packed; j += NR)
-            if (pack_b || (n - j < NR && (n - j) % VW)) pack(b + (size_t)j*k, B + p0*bp + (j0 + j)*bj, min(NR, n - j), k, bj, bp, NR, how);
+        for (int j = 0; j < n && i0 == 0 && !packed; j += nr)
+            if (pack_b || (n - j < nr && (n - j) % VW)) pack_columns(b + (size_t)j*k, B + p0*bp + (j0 + j)*bj, min(nr, n - j), k, bj, bp, nr, how);
         if (e && e->sums && !j0) add_sums(e->sums + i0, A + i0 + p0*ap, ap, m, k);
-        for (int i = 0; i < m; i += MR)
-            if (pack_a || (across && m - i < MR)) pack(a + (size_t)i*k, A + (i0 + i)*ai + p0*ap, min(MR, m - i), k, ai, ap, MR, how);
+        for (int i = 0; i < m; i += mr)
+            if (pack_a || (across && m - i < mr)) pack_rows(a + (size_t)i*k, A + (i0 + i)*ai + p0*ap, min(mr, m - i), k, ai, ap, mr, how);
         for (int jc = 0; jc < n; jc += NC)
-        for (int ic = 0; ic < m; ic += MC) {
-            int j1 = min(n, jc + NC), i1 = min(m, ic + MC);
-            for (int j = jc; j < j1; j += NR) {
-                int w = min(NR, n - j), here = !packed && !pack_b && w % VW == 0;
-                const float *b_j = packed ? packed + (size_t)(j0 + j)*K + p0*NR : here ? B + p0*bp + j0 + j : b + (size_t)j*k;
-                for (int i = ic; i < i1; i += MR) {
-                    int h = min(MR, m - i), there = along || (across && h == MR);
+        for (int ic = 0; ic < m; ic += mc) {
+            int j1 = min(n, jc + NC), i1 = min(m, ic + mc);
+            for (int j = jc; j < j1; j += nr) {
+                int w = min(nr, n - j), here = !packed && !pack_b && w % VW == 0;
+                const float *b_j = packed ? packed + (size_t)(j0 + j)*K + p0*nr : here ? B + p0*bp + j0 + j : b + (size_t)j*k;
+                for (int i = ic; i < i1; i += mr) {
+                    int h = min(mr, m - i), there = along || (across && h == mr);
                     const float *a_i = there ? A + (i0 + i)*ai + p0*ap : a + (size_t)i*k;
-                    tile(along, k, a_i, there ? along ? ai : ap : (size_t)MR, b_j, here ? bp : (size_t)NR, e && e->bias && last ? e->bias + j0 + j : NULL, add || p0,
+                    (mr == MR ? wide_tile : flat_tile)(along, k, a_i, there ? along ? ai : ap : (size_t)mr, b_j, here ? bp : (size_t)nr, e && e->bias && last ? e->bias + j0 + j : NULL, add || p0,
                          C + (i0 + i)*ldc + j0 + j, ldc, h, w);
                     if (last) epilogue(C, ldc, &rest, i0 + i, i0 + i + h, j0 + j, j0 + j + w);
                 }
@@ -746,33 +761,34 @@ static void turn(float *panel, const float *inp, size_t ld, int rows, int HS, Pr
 // ---- linear layers --------------------------------------------------------------------------------------------------------------
 
 // A weight (OC,C) that will not change can be packed once for all calls: packed_size() numbers, as gemm() and tile_gemm() would pack it in each. Column j of the
-// product, a multiple of NR, begins at packed_at(j).
-static size_t packed_at(size_t j, int C, Precision how) { return j * (how == BF16 && has_matrix_unit() ? (size_t)round_up(C, 32) / 2 : (size_t)C); }
-size_t packed_size(int C, int OC, Precision how) { return packed_at((size_t)round_up(OC, max(NR, 32)), C, how); }
+// product, where a strip begins, stands at packed_at(j).
+static bool on_tiles(Precision how) { return how == BF16 && has_matrix_unit(); }
+static size_t packed_at(size_t j, int C, Precision how) { return j * (on_tiles(how) ? (size_t)round_up(C, 32) / 2 : (size_t)C); }
+size_t packed_size(int C, int OC, Precision how) { return packed_at((size_t)round_up(OC, on_tiles(how) ? 32 : tile_columns(OC, C)), C, how); }
 void pack_weight(float *packed, const float *weight, int C, int OC, Precision how) {
 #ifdef AMX
-    if (how == BF16 && has_matrix_unit()) { pack_tiles((uint32_t *)packed, weight, OC, C, C, 1, 1); return; }
+    if (on_tiles(how)) { pack_tiles((uint32_t *)packed, weight, OC, C, C, 1, 1); return; }
 #endif
-    for (int j = 0; j < OC; j += NR) pack(packed + (size_t)j*C, weight + (size_t)j*C, min(NR, OC - j), C, C, 1, NR, how);
+    for (int j = 0, nr = tile_columns(OC, C); j < OC; j += nr) pack_columns(packed + (size_t)j*C, weight + (size_t)j*C, min(nr, OC - j), C, C, 1, nr, how);
 }
 
 static void multiply_part(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, const float *packed, int add, float *C, size_t ldc,
-                          const Epilogue *e, int narrow, Precision how) {
+                          const Epilogue *e, int nr, int narrow, Precision how) {
 #ifdef AMX
-    if (how == BF16 && has_matrix_unit()) { tile_gemm(M, N, K, A, ai, ap, B, bp, bj, (const uint32_t *)packed, add, C, ldc, e); return; }
+    if (on_tiles(how)) { tile_gemm(M, N, K, A, ai, ap, B, bp, bj, (const uint32_t *)packed, add, C, ldc, e); return; }
 #endif
-    gemm(M, N, K, A, ai, ap, B, bp, bj, packed, add, C, ldc, e, narrow, how);
+    gemm(M, N, K, A, ai, ap, B, bp, bj, packed, add, C, ldc, e, nr, narrow, how);
 }
 
 // Each thread computes one of down x across parts of C and packs what it needs for itself: what another core has packed, or made, is slow to read.
 // half: NULL, or where the second half of the K terms goes, as a sum of its own (M,N) and behind it its own e->sums: see linear_backward_weight_fast().
 static void multiply(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, const float *packed, int add, float *C, size_t ldc,
                      const Epilogue *e, float *half, Precision how) {
-    int halves = half ? 2 : 1, threads = (double)M * N * K > LITTLE ? omp_get_max_threads() : 1, all = max(threads / halves, 1), rows = M, columns = N, across = 1;
+    int nr = tile_columns(N, K), halves = half ? 2 : 1, threads = (double)M * N * K > LITTLE ? omp_get_max_threads() : 1, all = max(threads / halves, 1), rows = M, columns = N, across = 1;
     double least = INFINITY;                            // of what the largest part costs; to pack a number costs about as much as 64 products
     for (int n = 1; n <= all; n++) {
         if (all % n) continue;
-        int down = all / n, r = round_up((M + down - 1) / down, how == FP32 ? MR : 32), c = round_up((N + n - 1) / n, max(how == FP32 ? 1 : 32, NR));       // whole tiles
+        int down = all / n, r = round_up((M + down - 1) / down, on_tiles(how) ? 32 : nr == NR ? MR : TALL), c = round_up((N + n - 1) / n, on_tiles(how) ? 64 : nr);       // whole tiles
         double high = min(r, M), wide = min(c, N), cost = high*wide + 64 * (high + (packed ? 0 : wide));
         if (cost < least) least = cost, rows = r, columns = c, across = n;
     }
@@ -783,7 +799,7 @@ static void multiply(int M, int N, int K, const float *A, size_t ai, size_t ap, 
         if (m <= 0 || n <= 0) continue;                 // fewer tiles than threads
         Epilogue mine = {0};
         if (e) mine = (Epilogue){e->bias ? e->bias + j : NULL, e->pre ? e->pre + i*ldc + j : NULL, e->act, e->sums && !j ? (second ? half + (size_t)M*N : e->sums) + i : NULL};
-        multiply_part(m, n, k, A + i*ai + p*ap, ai, ap, B + p*bp + j*bj, bp, bj, packed ? packed + packed_at((size_t)j, K, how) : NULL, add && !second, (second ? half : C) + i*ldc + j, ldc, e ? &mine : NULL, N <= OFTEN, how);
+        multiply_part(m, n, k, A + i*ai + p*ap, ai, ap, B + p*bp + j*bj, bp, bj, packed ? packed + packed_at((size_t)j, K, how) : NULL, add && !second, (second ? half : C) + i*ldc + j, ldc, e ? &mine : NULL, nr, N <= OFTEN, how);
     }
 }
 
