@@ -378,7 +378,7 @@ static size_t params_count(const Params *ps) { size_t n = 0; for (int i = 0; i <
 static void params_point(Params *ps, real *data) {
     for (int i = 0; i < ps->n; i++) {
         Param *p = ps->list[i];
-        p->t.data = data + p->offset;
+        p->t.data = data + p->offset, p->t.packed = NULL;
         p->t.grad = ps->grad ? ps->grad + p->offset : NULL;
     }
 }
@@ -417,6 +417,7 @@ static void params_free(Params *ps) {
 // Packs the weights once for all products that will read them, which must not change from here on. The GPU and the plain bodies have no use for it.
 static void params_pack(Params *ps) {
 #if !REAL_IS_DOUBLE
+    if (ps->grad) die("internal error: weights that are trained cannot be packed");
     if (naive || device == CUDA) return;
     for (int i = 0; i < ps->n; i++) {
         Tensor *t = &ps->list[i]->t;
@@ -776,7 +777,7 @@ static Tensor *reshape(Tensor *x, int B, int T, int C) {
     if ((size_t)B * (size_t)T * (size_t)C != count(x)) die("internal error: %zu numbers cannot be (%d,%d,%d)", count(x), B, T, C);
     Tensor *out = HOST(Tensor, 1);
     *out = *x;
-    out->B = B, out->T = T, out->C = C, out->grad = NULL;
+    out->B = B, out->T = T, out->C = C, out->grad = NULL, out->packed = NULL;
     RECORD(Reshape, reshape_back, out, x);
     return out;
 }

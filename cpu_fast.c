@@ -1,4 +1,4 @@
-// cpu_fast.c: the few bodies that deserve speed on a CPU: matrix product, activations, GRU cell, span attention, cross-entropy. Float only.
+// cpu_fast.c: the few bodies that deserve speed on a CPU: matrix product, activations, GRU cell, span attention, cross-entropy, and what stands between them. Float only.
 // Each stands beside its plain twin in cpu_kernels.c, which says what is computed; here stands how. Read vexp(), then tile_nv(), then gemm().
 // Vectors are GCC/Clang vector extensions, so one text serves AVX-512, AVX2, SSE2 and Arm. No flag may reassociate this file (vexp would break).
 #include "kernels.h"
@@ -224,7 +224,7 @@ void gru_backward_fast(float *dgi, float *dgh, float *dh, const float *dout, con
 // ---- LayerNorm and RMSNorm ------------------------------------------------------------------------------------------------------
 
 // nv vectors of columns, the last of `count` numbers, over N rows. Rows of one group stand together: their sums of dout and dout xhat, on which dweight, dscale and
-// dshift depend, stay in registers until another group begins. What group `first` gets goes to first_shift and first_scale.
+// dshift depend, stay in registers until another group begins. What group `first` (-1: none) gets goes to first_shift and first_scale.
 static inline __attribute__((always_inline)) void norm_columns(const int nv, size_t count, float *dweight, float *dshift, float *dscale, int first, float *first_shift, float *first_scale,
                                                                const float *dout, const float *x, const float *mean, const float *rstd, const float *weight, const float *scale,
                                                                const int *group, int N, int C, int ld) {
@@ -267,7 +267,8 @@ static bool in_order(const int *group, int N) {
     for (int n = 0, last = 0; group && n < N; n++) if (group[n] >= 0) { if (group[n] < last) return false; last = group[n]; }
     return true;
 }
-// The rows are read once, always in as many runs. Two of them may share a group: what a run finds for its first one, and for the weight, is kept apart and added in order.
+// Rows come from memory once, always in as many runs. Two runs may share a group, to which two threads must not add at once: what a run finds for its first group, and
+// for the weight, is kept apart and added at the end, in order.
 void norm_modulate_backward_fast(float *dx, float *dweight, float *dshift, float *dscale, const float *dout, const float *x, const float *mean, const float *rstd,
                                  const float *weight, const float *scale, const int *group, int N, int C, int G, int ld) {
     enum { RUNS = 16, NEAR = 8 };               // NEAR: rows that pass 2 finds in the L1 cache
@@ -310,7 +311,7 @@ void norm_modulate_backward_fast(float *dx, float *dweight, float *dshift, float
 
 // ---- heads: RMSNorm and rotary positions ----------------------------------------------------------------------------------------
 
-// x[from], of n numbers, with room for a multiple of 2*VW
+// x[from], of n numbers, with room for a multiple of 2*VW: AVX-512 picks from two vectors at a time
 static inline vec pick(const float *x, ivec from, int n) {
     vec y;
 #ifdef INTRINSICS
@@ -322,24 +323,23 @@ static inline vec pick(const float *x, ivec from, int n) {
 #endif
     return y;
 }
-// Who turns with whom: an element alone is its own partner. The arrays of a head end in zeros, up to whole_head(HS) numbers.
+// Who turns with whom, and the sign of the sine; 0: an element that stays. The arrays of a head go on with zeros, up to whole_head(HS) numbers.
 static int whole_head(int HS) { return round_up(HS, 2*VW); }
 static void find_partners(int *partner, float *sign, const int *pair, int HS) {
     memset(partner, 0, whole_head(HS) * sizeof(int)), memset(sign, 0, whole_head(HS) * sizeof(float));
-    for (int i = 0; i < HS; i++) partner[i] = pair[i] < 0 ? i : pair[i], sign[i] = pair[i] < 0 ? 0 : pair[i] > i ? -1 : 1;
+    for (int i = 0; i < HS; i++) partner[i] = max(pair[i], 0), sign[i] = pair[i] < 0 ? 0 : pair[i] > i ? -1 : 1;
 }
-// x_i' = own_i x_i + other_i x_partner(i), for the heads of a row. old: zeros behind HS numbers, which this overwrites
+// x_i' = own_i x_i + other_i x_partner(i), for the heads of a row. old: room for a head, whose zeros behind HS numbers stay
 static void find_turn(float *own, float *other, float *old, const float *cosine, const float *sine, const int *partner, const float *sign, int HS, bool back) {
     memcpy(old, sine, HS * sizeof(float));
     for (int c = 0; c < HS; c += VW) {
-        size_t count = min(VW, HS - c);
-        vec s = load(sign + c, VW), turn = back ? -pick(old, *(const ivec *)(partner + c), HS) : load(old + c, VW);
-        store(own + c, choose(s == 0.0f, (vec){0} + 1.0f, load(cosine + c, count)), VW);
-        store(other + c, choose(s == 0.0f, (vec){0}, s * turn), VW);
+        store(own + c, load(cosine + c, min(VW, HS - c)), VW);
+        store(other + c, load(sign + c, VW) * (back ? -pick(old, *(const ivec *)(partner + c), HS) : load(old + c, VW)), VW);
     }
 }
-static inline vec turned(const float *old, const float *own, const float *other, const int *partner, int c, int HS) {
-    return load(own + c, VW) * load(old + c, VW) + load(other + c, VW) * pick(old, *(const ivec *)(partner + c), HS);
+static inline vec turned(const float *old, const float *own, const float *other, const int *partner, const float *sign, int c, int HS) {
+    vec x = load(old + c, VW);
+    return choose(load(sign + c, VW) == 0.0f, x, load(own + c, VW) * x + load(other + c, VW) * pick(old, *(const ivec *)(partner + c), HS));
 }
 
 static void rope(float *x, const float *cosine, const float *sine, const int *position, const int *pair, int N, int ld, int heads, int HS, bool back) {
@@ -354,7 +354,7 @@ static void rope(float *x, const float *cosine, const float *sine, const int *po
         for (int h = 0; h < heads; h++) {
             float *x_nh = x + (size_t)n*ld + (size_t)h*HS;
             memcpy(old, x_nh, HS * sizeof(float));
-            for (int c = 0; c < HS; c += VW) store(x_nh + c, turned(old, own, other, partner, c, HS), min(VW, HS - c));
+            for (int c = 0; c < HS; c += VW) store(x_nh + c, turned(old, own, other, partner, sign, c, HS), min(VW, HS - c));
         }
     }
 }
@@ -383,7 +383,7 @@ void head_norm_forward_fast(float *x, float *kept, float *rstd, const float *wei
             float r = (float)(1 / sqrt((double)sum_of(squares) / HS + eps));
             if (rstd) rstd[at] = r;
             FOR_VECTORS(HS, c, count, store((cosine ? old : x_nh) + c, load(x_nh + c, count) * r * load(weight + c, count), count));
-            for (int c = 0; cosine && c < HS; c += VW) store(x_nh + c, turned(old, own, other, partner, c, HS), min(VW, HS - c));
+            for (int c = 0; cosine && c < HS; c += VW) store(x_nh + c, turned(old, own, other, partner, sign, c, HS), min(VW, HS - c));
         }
     }
 }
@@ -407,7 +407,7 @@ void head_norm_backward_fast(float *dx, float *dweight, const float *kept, const
                 vec dots = {0};
                 memcpy(old, dx_nh, HS * sizeof(float));
                 FOR_VECTORS(HS, c, count,
-                    vec d = cosine ? turned(old, own, other, partner, (int)c, HS) : load(old + c, VW);
+                    vec d = cosine ? turned(old, own, other, partner, sign, (int)c, HS) : load(old + c, VW);
                     vec along = d * load(x_nh + c, count) * r;
                     add_to(sums + k*HS + c, along, count);
                     dots += along * load(weight + c, count);
@@ -426,14 +426,14 @@ void head_norm_backward_fast(float *dx, float *dweight, const float *kept, const
 enum {
     NR = NV * VW, FLAT_NR = FLAT * VW,          // columns of a register tile
     KC = 384,                                   // depth of a strip
-    MC = 36, NC = NR * 12,                      // rows (at most) and columns of a block: few rows, so that they are written whole, and strips of B that fit the L2 cache
+    MC = 36, NC = NR * 12,                      // rows (whole tiles of them) and columns of a block: few rows, so that each of C is written from end to end, and strips of B that fit the L2 cache
     MP = MR * 512, NP = NR * 48                 // rows and columns of a panel, packed at once
 };
 _Static_assert(NC % NR == 0 && NC % FLAT_NR == 0 && NP % NC == 0 && MP % MR == 0 && MP % TALL == 0, "blocks and panels are made of whole tiles of both shapes");
 // Columns of the tile that fits N columns and K terms better: columns that are left over go at half speed, and few terms do not hide the ends of a wide tile
 static int tile_columns(int N, int K) { int flat = round_up(N, FLAT_NR), wide = round_up(N, NR); return flat < wide || (flat == wide && K <= 256) ? FLAT_NR : NR; }
 
-// What happens to a finished row of C: + bias, copy to pre, activation. sums: [i] += sum_p A(i,p), taken along while a panel of A is near (ai = 1 only)
+// What happens to a finished row of C: + bias (gemm() leaves it to the tiles), copy to pre, activation. sums: [i] += sum_p A(i,p), taken along while a panel of A is near (ai = 1 only)
 typedef struct { const float *bias; float *pre; Activation act; float *sums; } Epilogue;
 
 #ifdef __clang__
@@ -546,7 +546,7 @@ static void epilogue(float *C, size_t ldc, const Epilogue *e, int i0, int i1, in
 
 // C (M,N) = [C +] A B with A(i,p) = A[i*ai + p*ap] (M,K) and B(p,j) = B[p*bp + j*bj] (K,N): the strides say which operand is transposed.
 // An operand is packed if it must be rounded, or if it is used often enough to pay for it; otherwise tiles read it where it lies.
-// packed: all of B in strips [N / nr][K][nr], see pack_weight(), or NULL. nr: tile_columns() of all of C, of which this may be a part.
+// packed: B, from its column 0 on, in strips [N / nr][K][nr], see pack_weight(), or NULL. nr: tile_columns() of all of C, of which this may be a part.
 // narrow: all of C has few columns, not this part alone: the depth, and with it the order of a sum, must not depend on the number of threads.
 enum { OFTEN = 256 };
 static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, const float *packed, int add, float *C, size_t ldc,
@@ -707,7 +707,7 @@ static void ragged_block(int depth, const uint32_t *a, const uint32_t *b, int ad
         for (int j = 0; j < min(n, LINES); j++) C[i*ldc + j] = (add ? C[i*ldc + j] : 0) + c[i*LINES + j];
 }
 
-// As gemm(). A panel of B is packed; then 64 rows of A at a time, and C is written along its rows, B coming from the L2 cache. packed: all of B, or NULL.
+// As gemm(). A panel of B is packed; then 64 rows of A at a time, and C is written along its rows, B coming from the L2 cache. packed: B as pack_weight() packs it, or NULL.
 static void tile_gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, const uint32_t *packed, int add, float *C, size_t ldc,
                       const Epilogue *e) {
     enum { ROWS = 64, K_PANEL = 1536, N_PANEL = 2048, NEAR = 512 };     // NEAR: pairs of tiles of B, a megabyte

@@ -220,16 +220,16 @@ void norm_modulate_backward_cpu(real *dx, real *dweight, real *dshift, real *dsc
 // back, the transposed matrix:   dx_i = dx_i' cos_i + dx_j' sin_j,   dx_j = dx_j' cos_j - dx_i' sin_i
 static void turn_heads(real *x, const real *cosine, const real *sine, const int *pair, int heads, int HS, bool back) {
     int partner[HS];
-    real own[HS], other[HS], old[HS];                   // x_i' = own_i x_i + other_i x_partner(i), for both elements of a pair
+    real other[HS], old[HS];                            // x_i' = cos_i x_i + other_i x_partner(i), for both elements of a pair; one that has no partner stays
     for (int i = 0; i < HS; i++) {
         partner[i] = pair[i] < 0 ? i : pair[i];
         real s = back ? -sine[partner[i]] : sine[i];
-        own[i] = pair[i] < 0 ? 1 : cosine[i], other[i] = pair[i] < 0 ? 0 : pair[i] > i ? -s : s;
+        other[i] = pair[i] > i ? -s : s;
     }
     for (int h = 0; h < heads; h++) {
         real *x_h = x + (size_t)h*HS;
         memcpy(old, x_h, HS * sizeof(real));
-        for (int i = 0; i < HS; i++) x_h[i] = own[i] * old[i] + other[i] * old[partner[i]];
+        for (int i = 0; i < HS; i++) x_h[i] = pair[i] < 0 ? old[i] : cosine[i] * old[i] + other[i] * old[partner[i]];
     }
 }
 void rope_forward_cpu(real *x, const real *cosine, const real *sine, const int *position, const int *pair, int N, int ld, int heads, int HS) {

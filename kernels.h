@@ -72,7 +72,7 @@ typedef struct AdamW {
     K(embedding_backward, (real *dweight, const real *dout, const int *id, int N, int C), (dweight, dout, id, N, C)) \
     /* out (G,F) = cos(level_g f_i) | sin(level_g f_i), f_i = 10000^(-i/(F/2)); an odd last column is 0 */ \
     K(level_embedding, (real *out, const double *level, int G, int F), (out, level, G, F)) \
-    /* pre (N,OC) = inp (N,C) weight (OC,C)^T + bias (OC); out = act(pre). bias may be NULL; pre NULL: not kept. packed: weight as pack_weight() makes it, or NULL */ \
+    /* pre (N,OC) = inp (N,C) weight (OC,C)^T + bias (OC); out = act(pre). bias may be NULL; pre NULL: not kept. packed: weight from pack_weight() for this `how`, or NULL */ \
     F(linear_forward, (real *out, real *pre, const real *inp, const real *weight, const real *packed, const real *bias, int N, int C, int OC, Activation act, \
                        Precision how), (out, pre, inp, weight, packed, bias, N, C, OC, act, how)) \
     /* add: to dinp; otherwise dinp is overwritten */ \
@@ -100,7 +100,7 @@ typedef struct AdamW {
     /* rstd (N,heads): 1 / the root. kept and rstd may be NULL: not kept. Then they turn, as in rope_forward(); cosine NULL: they do not */ \
     F(head_norm_forward,  (real *x, real *kept, real *rstd, const real *weight, const real *cosine, const real *sine, const int *position, const int *pair, double eps, \
                            int N, int ld, int heads, int HS), (x, kept, rstd, weight, cosine, sine, position, pair, eps, N, ld, heads, HS)) \
-    /* dx (N,ld): on entry d(out), on exit d(x): overwrites. dweight may be NULL */ \
+    /* dx (N,ld): on entry d(out), on exit d(x): overwrites. It turns back first; cosine NULL: it does not. dweight may be NULL */ \
     F(head_norm_backward, (real *dx, real *dweight, const real *kept, const real *rstd, const real *weight, const real *cosine, const real *sine, const int *position, \
                            const int *pair, int N, int ld, int heads, int HS), (dx, dweight, kept, rstd, weight, cosine, sine, position, pair, N, ld, heads, HS)) \
     /* out (B,Tq,NH*HS), lse (B,NH,Tq): softmax(q k^T / sqrt(HS) over span (Tq)) v. Rows of q, k|v are ldq, ldkv numbers apart. */ \
@@ -172,7 +172,7 @@ extern "C" {
 KERNELS(DECLARE, DECLARE_FAST)
 bool has_matrix_unit(void);                     // of this CPU: bf16 is then much faster than float32
 size_t packed_size(int C, int OC, Precision how);       // numbers that pack_weight() writes
-void pack_weight(float *packed, const float *weight, int C, int OC, Precision how);     // weight (OC,C) in the order in which linear_forward_fast() reads it: it packs nothing then
+void pack_weight(float *packed, const float *weight, int C, int OC, Precision how);     // weight (OC,C) in the order in which linear_forward_fast() would pack it, for many rows, in each call; few rows read the weight itself
 
 // The second device, in builds that have it (cuda_kernels.cu). Errors end the program through on_error(one line). Transfers and kernels run in the order
 // of the calls; the host waits in cuda_download(), and in cuda_upload() when more than 32 MB were sent since.

@@ -236,8 +236,8 @@ static void parity_linear_forward(void) {
         drop_arrays();
     }
 #ifndef WITH_CUDA
-    static const int packed_shape[][3] = {{33, 7, 1}, {40, 33, 37}, {300, 100, 97}, {257, 385, 193}, {64, 1601, 64}, {33, 40, 2100}};     // weights that were packed before: the same bits. N, C, OC
-    for (int i = 0; i < 6; i++) for (Precision how = FP32; how <= BF16; how++) {
+    static const int packed_shape[][3] = {{33, 7, 1}, {40, 33, 37}, {300, 100, 97}, {257, 385, 193}, {64, 1601, 64}, {33, 40, 2100}, {33, 1601, 3200}};     // weights that were packed before: the same bits. N, C, OC
+    for (int i = 0; i < 7; i++) for (Precision how = FP32; how <= BF16; how++) {
         int N = packed_shape[i][0], C = packed_shape[i][1], OC = packed_shape[i][2];
         size_t size = packed_size(C, OC, how);
         Array *out = array((size_t)(N*OC)), *again = array((size_t)(N*OC)), *inp = array((size_t)(N*C)), *weight = array((size_t)(OC*C)), *bias = array((size_t)OC), *packed = array(size);
@@ -951,6 +951,30 @@ static void parity_adamw(void) {
 }
 
 #ifndef WITH_CUDA
+// sums over runs of rows: the same bits for any number of threads, also where a group goes on from one run into the next
+static void test_threads(void) {
+#ifdef _OPENMP
+    enum { N = 500, C = 96, G = 7, heads = 3, HS = C / heads };
+    int most = omp_get_max_threads();
+    Ints group = ints(N), position = ids(N, 6), pair = partners(HS, 2);
+    for (int n = 0; n < N; n++) group.f[n] = n % 9 ? n * G / N : -1;
+    Array *dx = array(N*C), *dweight = array(C), *dmod = array(G*2*C), *dout = array(N*C), *x = array(N*C), *mean = array(N), *rstd = array(N*heads), *weight = array(C), *mod = array(G*2*C),
+          *cosine = array(6*HS), *sine = array(6*HS);
+    for (int threads = 1; threads <= 5; threads += 2) {
+        omp_set_num_threads(threads);
+        restore_floats();
+        norm_modulate_backward_fast(dx->f, dweight->f, dmod->f, dmod->f + C, dout->f, x->f, mean->f, rstd->f, weight->f, mod->f + C, group.f, N, C, G, 2*C);
+        head_norm_backward_fast(dout->f, dweight->f, x->f, rstd->f, weight->f, cosine->f, sine->f, position.f, pair.f, N, C, heads, HS);
+        for (int k = 0; k < n_made; k++) {
+            if (threads == 1) memcpy(made[k].first, made[k].f, made[k].n * sizeof(float));
+            CHECK(!memcmp(made[k].first, made[k].f, made[k].n * sizeof(float)), "norm backward: array %d has other bits with %d threads", k, threads);
+        }
+    }
+    omp_set_num_threads(most);
+    drop_arrays();
+#endif
+}
+
 // vexp: relative error <= 2e-7 over the whole range, the ends, NaN
 static void test_vexp(void) {
     double worst = 0;
@@ -1004,7 +1028,7 @@ int main(int argc, char **argv) {
     KERNELS(LOAD, LOAD)
     KERNELS(RUN, RUN)
 #ifndef WITH_CUDA
-    test_vexp();
+    test_vexp(), test_threads();
 #else
     if (argc < 3) test_transfers();
 #endif
