@@ -432,6 +432,7 @@ enum {
 _Static_assert(NC % NR == 0 && NC % FLAT_NR == 0 && NP % NC == 0 && MP % MR == 0 && MP % TALL == 0, "blocks and panels are made of whole tiles of both shapes");
 // Columns of the tile that fits N columns and K terms better: columns that are left over go at half speed, and few terms do not hide the ends of a wide tile
 static int tile_columns(int N, int K) { int flat = round_up(N, FLAT_NR), wide = round_up(N, NR); return flat < wide || (flat == wide && K <= 256) ? FLAT_NR : NR; }
+static int tile_height(int columns) { return columns == NR ? MR : TALL; }
 
 // What happens to a finished row of C: + bias (gemm() leaves it to the tiles), copy to pre, activation. sums: [i] += sum_p A(i,p), taken along while a panel of A is near (ai = 1 only)
 typedef struct { const float *bias; float *pre; Activation act; float *sums; } Epilogue;
@@ -553,7 +554,7 @@ static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, cons
                  const Epilogue *e, int nr, int narrow, Precision how) {
     float *a = scratch(PANEL_A, (size_t)MP * KC), *b = scratch(PANEL_B, (size_t)NP * KC);
     int along = how == FP32 && ap == 1, across = how == FP32 && !along && ai == 1 && narrow, pack_a = !along && !across, pack_b = !packed && !(how == FP32 && bj == 1 && M <= OFTEN);
-    int mr = nr == NR ? MR : TALL, mc = MC / mr * mr, depth = across ? 128 : KC;              // rows of A and B that lie apart fill the L1 cache sooner
+    int mr = tile_height(nr), mc = MC / mr * mr, depth = across ? 128 : KC;              // rows of A and B that lie apart fill the L1 cache sooner
     Epilogue rest = {.pre = e ? e->pre : NULL, .act = e ? e->act : LINEAR_ONLY};      // tiles add the bias
     for (int j0 = 0; j0 < N; j0 += NP)
     for (int p0 = 0; p0 < K; p0 += depth)
@@ -788,7 +789,7 @@ static void multiply(int M, int N, int K, const float *A, size_t ai, size_t ap, 
     double least = INFINITY;                            // of what the largest part costs; to pack a number costs about as much as 64 products
     for (int n = 1; n <= all; n++) {
         if (all % n) continue;
-        int down = all / n, r = round_up((M + down - 1) / down, on_tiles(how) ? 32 : nr == NR ? MR : TALL), c = round_up((N + n - 1) / n, on_tiles(how) ? 64 : nr);       // whole tiles
+        int down = all / n, r = round_up((M + down - 1) / down, on_tiles(how) ? 32 : tile_height(nr)), c = round_up((N + n - 1) / n, on_tiles(how) ? 64 : nr);       // whole tiles
         double high = min(r, M), wide = min(c, N), cost = high*wide + 64 * (high + (packed ? 0 : wide));
         if (cost < least) least = cost, rows = r, columns = c, across = n;
     }
@@ -1254,7 +1255,7 @@ static void tile_attention_backward(float *dq, float *dk, float *dv, const float
 void attention_forward_fast(float *out, float *lse, const float *q, const float *k, const float *v, const Span *span,
                             int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, Precision how) {
 #ifdef AMX
-    if (how == BF16 && has_matrix_unit()) { tile_attention_forward(out, lse, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv); return; }
+    if (on_tiles(how)) { tile_attention_forward(out, lse, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv); return; }
 #endif
     int D = round_up(HS, VW), parts;
     float scale = 1 / sqrtf(HS);
@@ -1306,7 +1307,7 @@ void attention_forward_fast(float *out, float *lse, const float *q, const float 
 void attention_backward_fast(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse, const float *q, const float *k,
                              const float *v, const Span *span, int B, int Tq, int Tk, int NH, int HS, int ldq, int ldkv, bool add, Precision how) {
 #ifdef AMX
-    if (how == BF16 && has_matrix_unit()) { tile_attention_backward(dq, dk, dv, dout, out, lse, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv, add); return; }
+    if (on_tiles(how)) { tile_attention_backward(dq, dk, dv, dout, out, lse, q, k, v, span, B, Tq, Tk, NH, HS, ldq, ldkv, add); return; }
 #endif
     int D = round_up(HS, VW), C = NH*HS, parts;
     float scale = 1 / sqrtf(HS);
