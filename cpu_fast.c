@@ -48,15 +48,15 @@ static int max(int a, int b) { return a > b ? a : b; }
 static int round_up(int n, int to) { return (n + to - 1) / to * to; }
 static vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 
-// A buffer of this thread for n floats; its content is lost when a later call asks for more. Each use has its own slot.
+// A buffer of this thread for n floats, never NULL; its content is lost when a later call asks for more. Each use has its own slot.
 enum { PANEL_A, PANEL_B, TRANSPOSED, PADDED, SCORES, TILE, PARTS, ALL_TILES, HALF, SUMS, SLOTS };
 static float *scratch(int slot, size_t n) {
     static _Thread_local float *buffer[SLOTS];
     static _Thread_local size_t size[SLOTS];
-    if (size[slot] < n) {
+    if (!buffer[slot] || size[slot] < n) {
         free(buffer[slot]);
         size[slot] = n;
-        buffer[slot] = aligned_alloc(64, (n * sizeof(float) + 63) / 64 * 64);
+        buffer[slot] = aligned_alloc(64, n * sizeof(float) / 64 * 64 + 64);
         if (!buffer[slot]) abort();             // a few megabytes: a machine without them cannot go on
     }
     return buffer[slot];
