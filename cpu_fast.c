@@ -62,6 +62,10 @@ static float *scratch(int slot, size_t n) {
     return buffer[slot];
 }
 
+// Asks memory for what stands `ahead` numbers behind x, so that it is there when its turn comes: soon (L1 cache), or later (L2). Beyond the end of an array it may ask in vain.
+static inline void ask(const float *x, size_t ahead) { __builtin_prefetch((const void *)((uintptr_t)x + ahead * sizeof(float))); }
+static inline void ask_early(const float *x, size_t ahead) { __builtin_prefetch((const void *)((uintptr_t)x + ahead * sizeof(float)), 0, 2); }
+
 // BF16: rounds n operands of a product to bfloat16 in place, ties to even; NaN stays NaN
 static void round_operands(float *x, size_t n, Precision how) {
     if (how == FP32) return;
@@ -427,6 +431,7 @@ enum {
     NR = NV * VW, FLAT_NR = FLAT * VW,          // columns of a register tile
     KC = 384,                                   // depth of a strip
     MC = 36, NC = NR * 12,                      // rows (whole tiles of them) and columns of a block: few rows, so that each of C is written from end to end, and strips of B that fit the L2 cache
+    MC_PACKED = 8 * MC,                         // rows where B was packed long ago: so many that memory has time to bring a strip while the one before it is used
     MP = MR * 512, NP = NR * 48                 // rows and columns of a panel, packed at once
 };
 _Static_assert(NC % NR == 0 && NC % FLAT_NR == 0 && NP % NC == 0 && MP % MR == 0 && MP % TALL == 0, "blocks and panels are made of whole tiles of both shapes");
@@ -470,8 +475,9 @@ static void pack_columns(float *strip, const float *src, int w, int k, size_t si
 }
 
 // C (m, nv vectors) = [C +] A B [+ bias] for one register tile: A(i,p) = a[i*ai + p*ap], where one of the strides is 1 or a is packed (ai = 1, ap = mr); row p of B at b + p*bp.
+// Meanwhile it asks for next[p*step], a share of what a later tile will read.
 static inline __attribute__((always_inline)) void tile_nv(const int mr, const int nv, const int along, int k, const float *a, size_t as, const float *b, size_t bp, const float *bias, int add,
-                                                          float *C, size_t ldc, int m) {
+                                                          float *C, size_t ldc, int m, const float *next, int step) {
     vec c[TALL][NV];
     size_t row[TALL];                             // rows beyond the last are the last once more, and not stored
     UNROLL for (int i = 0; i < mr; i++) row[i] = along ? min(i, m - 1) * as : (size_t)i;
@@ -479,6 +485,7 @@ static inline __attribute__((always_inline)) void tile_nv(const int mr, const in
     TWICE for (int p = 0; p < k; p++) {
         const float *a_p = a + (along ? (size_t)p : p*as);
         vec y[NV];
+        ask_early(next, (size_t)p*step);
         UNROLL for (int j = 0; j < nv; j++) { y[j] = *(const vec *)(b + p*bp + j*VW); KEEP(y[j]); }
         UNROLL for (int i = 0; i < mr; i++) {
             vec x = a_p[row[i]] - (vec){0};     // minus zero, which changes no number, makes a vector of one
@@ -496,9 +503,9 @@ static inline __attribute__((always_inline)) void tile_nv(const int mr, const in
 }
 // The same for any width n of a tile: full vectors, then, if B is packed, a rest that finishes in a copy
 static inline __attribute__((always_inline)) void tile_rows(const int mr, const int along, int k, const float *a, size_t as, const float *b, size_t bp, const float *bias, int add,
-                                                            float *C, size_t ldc, int m, int n) {
+                                                            float *C, size_t ldc, int m, int n, const float *next, int step) {
     int nv = n / VW, rest = n % VW;
-    #define TILE(nv) if (along) tile_nv(mr, nv, 1, k, a, as, b, bp, bias, add, C, ldc, m); else tile_nv(mr, nv, 0, k, a, as, b, bp, bias, add, C, ldc, m)
+    #define TILE(nv) if (along) tile_nv(mr, nv, 1, k, a, as, b, bp, bias, add, C, ldc, m, next, step); else tile_nv(mr, nv, 0, k, a, as, b, bp, bias, add, C, ldc, m, next, step)
     if (mr == MR && nv == NV) { TILE(NV); return; }
     if (NV > 3 && nv == 3) { TILE(3); } else if (NV > 2 && nv == 2) { TILE(2); } else if (nv == 1) { TILE(1); }
     if (!rest) return;
@@ -514,9 +521,9 @@ static inline __attribute__((always_inline)) void tile_rows(const int mr, const 
     #undef TILE
 }
 // A function for each shape: in one, gcc makes slower loops
-#define TILE_ARGS const int along, int k, const float *a, size_t as, const float *b, size_t bp, const float *bias, int add, float *C, size_t ldc, int m, int n
-static __attribute__((noinline)) void wide_tile(TILE_ARGS) { tile_rows(MR, along, k, a, as, b, bp, bias, add, C, ldc, m, n); }
-static __attribute__((noinline)) void flat_tile(TILE_ARGS) { tile_rows(TALL, along, k, a, as, b, bp, bias, add, C, ldc, m, n); }
+#define TILE_ARGS const int along, int k, const float *a, size_t as, const float *b, size_t bp, const float *bias, int add, float *C, size_t ldc, int m, int n, const float *next, int step
+static __attribute__((noinline)) void wide_tile(TILE_ARGS) { tile_rows(MR, along, k, a, as, b, bp, bias, add, C, ldc, m, n, next, step); }
+static __attribute__((noinline)) void flat_tile(TILE_ARGS) { tile_rows(TALL, along, k, a, as, b, bp, bias, add, C, ldc, m, n, next, step); }
 
 // sums[i] += sum over p < k of A[i + p*ap], i < m
 static void add_sums(float *sums, const float *A, size_t ap, int m, int k) {
@@ -554,7 +561,7 @@ static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, cons
                  const Epilogue *e, int nr, int narrow, Precision how) {
     float *a = scratch(PANEL_A, (size_t)MP * KC), *b = scratch(PANEL_B, (size_t)NP * KC);
     int along = how == FP32 && ap == 1, across = how == FP32 && !along && ai == 1 && narrow, pack_a = !along && !across, pack_b = !packed && !(how == FP32 && bj == 1 && M <= OFTEN);
-    int mr = tile_height(nr), mc = MC / mr * mr, depth = across ? 128 : KC;              // rows of A and B that lie apart fill the L1 cache sooner
+    int mr = tile_height(nr), mc = (packed ? MC_PACKED : MC) / mr * mr, depth = across ? 128 : KC;       // rows of A and B that lie apart fill the L1 cache sooner
     Epilogue rest = {.pre = e ? e->pre : NULL, .act = e ? e->act : LINEAR_ONLY};      // tiles add the bias
     for (int j0 = 0; j0 < N; j0 += NP)
     for (int p0 = 0; p0 < K; p0 += depth)
@@ -567,15 +574,15 @@ static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, cons
             if (pack_a || (across && m - i < mr)) pack_rows(a + (size_t)i*k, A + (i0 + i)*ai + p0*ap, min(mr, m - i), k, ai, ap, mr, how);
         for (int jc = 0; jc < n; jc += NC)
         for (int ic = 0; ic < m; ic += mc) {
-            int j1 = min(n, jc + NC), i1 = min(m, ic + mc);
+            int j1 = min(n, jc + NC), i1 = min(m, ic + mc), tiles = (i1 - ic + mr - 1) / mr, step = packed && !ic ? (nr + tiles - 1) / tiles : 0;
             for (int j = jc; j < j1; j += nr) {
                 int w = min(nr, n - j), here = !packed && !pack_b && w % VW == 0;
                 const float *b_j = packed ? packed + (size_t)(j0 + j)*K + p0*nr : here ? B + p0*bp + j0 + j : b + (size_t)j*k;
                 for (int i = ic; i < i1; i += mr) {
                     int h = min(mr, m - i), there = along || (across && h == mr);
-                    const float *a_i = there ? A + (i0 + i)*ai + p0*ap : a + (size_t)i*k;
+                    const float *a_i = there ? A + (i0 + i)*ai + p0*ap : a + (size_t)i*k, *next = step ? b_j + (size_t)nr*K + (size_t)(i - ic) / mr * k*step : b_j;
                     (mr == MR ? wide_tile : flat_tile)(along, k, a_i, there ? along ? ai : ap : (size_t)mr, b_j, here ? bp : (size_t)nr, e && e->bias && last ? e->bias + j0 + j : NULL, add || p0,
-                         C + (i0 + i)*ldc + j0 + j, ldc, h, w);
+                         C + (i0 + i)*ldc + j0 + j, ldc, h, w, next, step);
                     if (last) epilogue(C, ldc, &rest, i0 + i, i0 + i + h, j0 + j, j0 + j + w);
                 }
             }
@@ -679,8 +686,8 @@ TILES static void tiles_on(void) {
 }
 TILES static void tiles_off(void) { _tile_release(); }
 
-// c (32,32) = [c +] strip a times strip b, over n * DEPTH of k
-TILES static void tile_block(int n, const uint32_t *a, const uint32_t *b, int add, float *c, size_t ldc) {
+// c (32,32) = [c +] strip a times strip b, over n * DEPTH of k. Meanwhile it asks for n * ahead lines of memory from `next` on.
+TILES static void tile_block_asking(int n, const uint32_t *a, const uint32_t *b, int add, float *c, size_t ldc, const float *next, int ahead) {
     __asm__ volatile("" : : : "memory");                // gcc 12 believes that loading a tile reads no memory
     size_t ld = ldc * sizeof(float), row = 64;
     float *below = c + 16*ldc;
@@ -690,6 +697,7 @@ TILES static void tile_block(int n, const uint32_t *a, const uint32_t *b, int ad
         _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
     }
     for (; n > 0; n--, a += 2*TILE_SIZE, b += 2*TILE_SIZE) {
+        for (int i = 0; i < ahead; i++, next += LINE) ask_early(next, 0);
         _tile_loadd(4, a, row); _tile_loadd(6, b, row);
         _tile_dpbf16ps(0, 4, 6);
         _tile_loadd(7, b + TILE_SIZE, row);
@@ -699,36 +707,40 @@ TILES static void tile_block(int n, const uint32_t *a, const uint32_t *b, int ad
     }
     _tile_stored(0, c, ld); _tile_stored(1, c + 16, ld); _tile_stored(2, below, ld); _tile_stored(3, below + 16, ld);
 }
+static void tile_block(int n, const uint32_t *a, const uint32_t *b, int add, float *c, size_t ldc) { tile_block_asking(n, a, b, add, c, ldc, NULL, 0); }
 // the same where only m x n of the 32 x 32 are there
-static void ragged_block(int depth, const uint32_t *a, const uint32_t *b, int add, float *C, size_t ldc, int m, int n) {
-    if (m >= LINES && n >= LINES) { tile_block(depth, a, b, add, C, ldc); return; }
+static void ragged_block(int depth, const uint32_t *a, const uint32_t *b, int add, float *C, size_t ldc, int m, int n, const float *next, int ahead) {
+    if (m >= LINES && n >= LINES) { tile_block_asking(depth, a, b, add, C, ldc, next, ahead); return; }
     _Alignas(64) float c[LINES * LINES];
-    tile_block(depth, a, b, 0, c, LINES);
+    tile_block_asking(depth, a, b, 0, c, LINES, next, ahead);
     for (int i = 0; i < min(m, LINES); i++)
         for (int j = 0; j < min(n, LINES); j++) C[i*ldc + j] = (add ? C[i*ldc + j] : 0) + c[i*LINES + j];
 }
 
-// As gemm(). A panel of B is packed; then 64 rows of A at a time, and C is written along its rows, B coming from the L2 cache. packed: B as pack_weight() packs it, or NULL.
+// As gemm(). A panel of B is packed; then 64 rows of A at a time, and C is written along its rows, B coming from the L2 cache. packed: B as pack_weight() packs it, or NULL. It
+// comes from memory: more rows go through one strip of it, which asks for the next one meanwhile.
 static void tile_gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, const uint32_t *packed, int add, float *C, size_t ldc,
                       const Epilogue *e) {
-    enum { ROWS = 64, K_PANEL = 1536, N_PANEL = 2048, NEAR = 512 };     // NEAR: pairs of tiles of B, a megabyte
+    enum { ROWS = 64, ROWS_PACKED = 256, K_PANEL = 1536, N_PANEL = 2048, NEAR = 512 };     // NEAR: pairs of tiles of B, a megabyte
+    int rows = packed ? ROWS_PACKED : ROWS;
     uint32_t *b = (uint32_t *)scratch(PANEL_B, (size_t)N_PANEL * K_PANEL / 2);
-    uint32_t *a = (uint32_t *)scratch(PANEL_A, (size_t)ROWS * K_PANEL / 2);
+    uint32_t *a = (uint32_t *)scratch(PANEL_A, (size_t)rows * K_PANEL / 2);
     tiles_on();
     for (int j0 = 0; j0 < N; j0 += N_PANEL)
     for (int p0 = 0; p0 < K; p0 += K_PANEL) {
-        int n = min(N_PANEL, N - j0), k = min(K_PANEL, K - p0), depth = round_up(k, DEPTH) / DEPTH, near = NEAR / depth * LINES;
+        int n = min(N_PANEL, N - j0), k = min(K_PANEL, K - p0), depth = round_up(k, DEPTH) / DEPTH, near = packed ? LINES : NEAR / depth * LINES;
         size_t line = (size_t)(packed ? round_up(K, DEPTH) : depth * DEPTH) / 2;      // pairs of a line of B
         const uint32_t *right = packed ? packed + j0*line + (size_t)p0*LINES / 2 : b;
         if (!packed) pack_tiles(b, B + p0*bp + j0*bj, n, k, bj, bp, 1);
-        for (int i0 = 0; i0 < M; i0 += ROWS) {
-            int m = min(ROWS, M - i0);
+        for (int i0 = 0; i0 < M; i0 += rows) {
+            int m = min(rows, M - i0), blocks = (m + LINES - 1) / LINES, ahead = packed && !i0 ? (2*TILE_SIZE / LINE + blocks - 1) / blocks : 0;
             if (e && e->sums && !j0) add_sums(e->sums + i0, A + i0 + p0*ap, ap, m, k);
             pack_tiles(a, A + i0*ai + p0*ap, m, k, ai, ap, 0);
             for (int jn = 0; jn < n; jn += near)
                 for (int i = 0; i < m; i += LINES)
                     for (int j = jn; j < min(jn + near, n); j += LINES)
-                        ragged_block(depth, a + (size_t)i*depth*16, right + j*line, add || p0, C + (i0 + i)*ldc + j0 + j, ldc, m - i, n - j);
+                        ragged_block(depth, a + (size_t)i*depth*16, right + j*line, add || p0, C + (i0 + i)*ldc + j0 + j, ldc, m - i, n - j,
+                                     (const float *)(right + (j + LINES)*line) + i / LINES * depth*ahead*LINE, ahead);
             if (e && p0 + k == K) epilogue(C, ldc, e, i0, i0 + m, j0, j0 + n);
         }
     }
@@ -741,8 +753,6 @@ static void tile_gemm(int M, int N, int K, const float *A, size_t ai, size_t ap,
 
 enum { RT = VW == 8 ? 4 : MR == 6 && VW == 4 ? 4 : 8, GROUP = VW > RT ? VW : RT };     // rows of a register tile of attention; turned rows come in GROUPs
 
-// Asks memory for what stands `ahead` numbers behind x, so that it is there when its turn comes. Beyond the end of an array it may ask in vain.
-static inline void ask(const float *x, size_t ahead) { __builtin_prefetch((const void *)((uintptr_t)x + ahead * sizeof(float))); }
 enum { AHEAD = 16 };                            // rows that a row of a head is asked for early, since they lie too far apart to be expected
 static inline void ask_for_row(const float *x, int n) { for (int i = 0; i < n; i += LINE) ask(x, i); }
 
