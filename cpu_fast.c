@@ -62,8 +62,10 @@ static float *scratch(int slot, size_t n) {
     return buffer[slot];
 }
 
+enum { LINE = LINE_BYTES / sizeof(float) };     // numbers in a line of the caches
 // Asks memory for what stands `ahead` numbers behind x, so that it is there when its turn comes: soon (L1 cache), or later (L2). Beyond the end of an array it may ask in vain.
 static inline void ask(const float *x, size_t ahead) { __builtin_prefetch((const void *)((uintptr_t)x + ahead * sizeof(float))); }
+static inline void ask_for_row(const float *x, int n) { for (int i = 0; i < n; i += LINE) ask(x, i); }
 static inline void ask_early(const float *x, size_t ahead) { __builtin_prefetch((const void *)((uintptr_t)x + ahead * sizeof(float)), 0, 2); }
 
 // BF16: rounds n operands of a product to bfloat16 in place, ties to even; NaN stays NaN
@@ -172,11 +174,12 @@ static float dot(const float *a, const float *b, int n) {
     return sum_of(sum);
 }
 
-enum { PIECE = 1 << 14, LINE = 16 };            // numbers that a thread takes at a time; numbers in a line of the caches
+enum { PIECE = 1 << 14 };                       // numbers that a thread takes at a time
 void sum_forward_fast(float *out, float *pre, const float *x, const float *y, size_t n, Activation a) {
     #pragma omp parallel for if (n > 2*PIECE)
     for (size_t p = 0; p < n; p += PIECE)
         FOR_VECTORS(n - p < PIECE ? n - p : PIECE, i, count,
+            SOON_READ(x + p + i, VW); SOON_READ(y + p + i, VW); SOON_WRITE(out + p + i, VW);
             vec sum = load(x + p + i, count) + load(y + p + i, count);
             if (pre) store(pre + p + i, sum, count);
             store(out + p + i, vact(sum, a), count));
@@ -185,6 +188,8 @@ void activation_backward_fast(float *d, float *out, const float *pre, size_t n, 
     #pragma omp parallel for if (n > 2*PIECE)
     for (size_t p = 0; p < n; p += PIECE)
         FOR_VECTORS(n - p < PIECE ? n - p : PIECE, i, count,
+            SOON_READ(pre + p + i, VW); SOON_READ(d + p + i, VW);
+            if (out) SOON_WRITE(out + p + i, VW);
             vec x = load(pre + p + i, count);
             vec value;
             store(d + p + i, load(d + p + i, count) * vact_derivative(x, a, &value), count);
@@ -261,6 +266,7 @@ static void norm_row(float *dx, const float *dout, const float *x, const float *
     float centre = mean ? *mean : 0;
     vec sums = {0}, dots = {0};
     #define DXHAT (load(dout + c, count) * load(weight + c, count) * (scale ? 1.0f + load(scale + c, count) : (vec){0} + 1.0f))
+    SOON_READ(dx, C); SOON_READ(dout, C); SOON_READ(x, C);
     FOR_VECTORS(C, c, count, vec d = DXHAT; sums += d; dots += d * ((load(x + c, count) - centre) * rstd));
     float middle = mean ? sum_of(sums) / C : 0, along = sum_of(dots) / C;
     FOR_VECTORS(C, c, count, add_to(dx + c, rstd * (DXHAT - middle - (load(x + c, count) - centre) * rstd * along), count));
@@ -379,6 +385,8 @@ void head_norm_forward_fast(float *x, float *kept, float *rstd, const float *wei
         float own[whole_head(HS)], other[whole_head(HS)], old[whole_head(HS)];
         memset(old, 0, sizeof old);
         if (cosine) find_turn(own, other, old, cosine + (size_t)position[n]*HS, sine + (size_t)position[n]*HS, partner, sign, HS, false);
+        ask_for_row(x + (size_t)(n + 4)*ld, heads*HS);         // what follows a row belongs to others
+        if (kept) SOON_WRITE(kept + (size_t)n*heads*HS, heads*HS);
         for (int h = 0; h < heads; h++) {
             float *x_nh = x + (size_t)n*ld + (size_t)h*HS;
             size_t at = (size_t)n*heads + h;
@@ -405,6 +413,8 @@ void head_norm_backward_fast(float *dx, float *dweight, const float *kept, const
             float own[whole_head(HS)], other[whole_head(HS)], old[whole_head(HS)];
             memset(old, 0, sizeof old);
             if (cosine) find_turn(own, other, old, cosine + (size_t)position[n]*HS, sine + (size_t)position[n]*HS, partner, sign, HS, true);
+            ask_for_row(dx + (size_t)(n + 4)*ld, heads*HS);
+            SOON_READ(kept + (size_t)n*heads*HS, heads*HS);
             for (int h = 0; h < heads; h++) {
                 float *dx_nh = dx + (size_t)n*ld + (size_t)h*HS, r = rstd[(size_t)n*heads + h];
                 const float *x_nh = kept + ((size_t)n*heads + h)*HS;
@@ -574,13 +584,15 @@ static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, cons
             if (pack_a || (across && m - i < mr)) pack_rows(a + (size_t)i*k, A + (i0 + i)*ai + p0*ap, min(mr, m - i), k, ai, ap, mr, how);
         for (int jc = 0; jc < n; jc += NC)
         for (int ic = 0; ic < m; ic += mc) {
-            int j1 = min(n, jc + NC), i1 = min(m, ic + mc), tiles = (i1 - ic + mr - 1) / mr, step = packed && !ic ? (nr + tiles - 1) / tiles : 0;
+            int j1 = min(n, jc + NC), i1 = min(m, ic + mc), tiles = (i1 - ic + mr - 1) / mr;
             for (int j = jc; j < j1; j += nr) {
                 int w = min(nr, n - j), here = !packed && !pack_b && w % VW == 0;
+                // what tiles ask for: each its share of the next strip of packed weights; or rows of A of the next block, the first time that these are read
+                int step = packed ? ic ? 0 : (nr + tiles - 1) / tiles : along && ai == (size_t)k && !j0 && !j ? mr : 0;
                 const float *b_j = packed ? packed + (size_t)(j0 + j)*K + p0*nr : here ? B + p0*bp + j0 + j : b + (size_t)j*k;
                 for (int i = ic; i < i1; i += mr) {
                     int h = min(mr, m - i), there = along || (across && h == mr);
-                    const float *a_i = there ? A + (i0 + i)*ai + p0*ap : a + (size_t)i*k, *next = step ? b_j + (size_t)nr*K + (size_t)(i - ic) / mr * k*step : b_j;
+                    const float *a_i = there ? A + (i0 + i)*ai + p0*ap : a + (size_t)i*k, *next = !step ? b_j : packed ? b_j + (size_t)nr*K + (size_t)(i - ic) / mr * k*step : a_i + mc*ai;
                     (mr == MR ? wide_tile : flat_tile)(along, k, a_i, there ? along ? ai : ap : (size_t)mr, b_j, here ? bp : (size_t)nr, e && e->bias && last ? e->bias + j0 + j : NULL, add || p0,
                          C + (i0 + i)*ldc + j0 + j, ldc, h, w, next, step);
                     if (last) epilogue(C, ldc, &rest, i0 + i, i0 + i + h, j0 + j, j0 + j + w);
@@ -754,7 +766,6 @@ static void tile_gemm(int M, int N, int K, const float *A, size_t ai, size_t ap,
 enum { RT = VW == 8 ? 4 : MR == 6 && VW == 4 ? 4 : 8, GROUP = VW > RT ? VW : RT };     // rows of a register tile of attention; turned rows come in GROUPs
 
 enum { AHEAD = 16 };                            // rows that a row of a head is asked for early, since they lie too far apart to be expected
-static inline void ask_for_row(const float *x, int n) { for (int i = 0; i < n; i += LINE) ask(x, i); }
 
 // panels [rows / VW][HS][VW] of inp (rows,HS), completed with zeros to a multiple of GROUP rows
 static void turn(float *panel, const float *inp, size_t ld, int rows, int HS, Precision how) {

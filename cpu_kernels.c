@@ -155,6 +155,7 @@ void norm_modulate_forward_cpu(real *out, real *mean, real *rstd, const real *x,
         real *out_n = out + (size_t)n*C;
         real sum = 0, var = 0;
         int summed = mean ? C : 0;
+        SOON_READ(x_n, C); SOON_WRITE(out_n, C);
         #pragma omp simd reduction(+:sum)
         for (int c = 0; c < summed; c++) sum += x_n[c];
         real m = sum / C;
@@ -385,6 +386,7 @@ void gated_residual_forward_cpu(real *out, const real *x, const real *branch, co
             real f[CHUNK], *out_n = out + (size_t)n*C + c0;
             const real *x_n = x + (size_t)n*C + c0, *branch_n = branch + (size_t)n*C + c0, *gate_g = gate && g >= 0 ? gate + (size_t)g*ld + c0 : NULL;
             int m = min(CHUNK, C - c0);
+            SOON_READ(x_n, m); SOON_READ(branch_n, m); SOON_WRITE(out_n, m);
             dropout_factors(f, drop, n, c0, C);
             if (gate_g) for (int c = 0; c < m; c++) f[c] *= gate_g[c];
             for (int c = 0; c < m; c++) out_n[c] = x_n[c] + f[c] * branch_n[c];
@@ -405,6 +407,7 @@ void gated_residual_backward_cpu(real *dbranch, real *dgate, const real *dout, c
             int m = min(CHUNK, C - c0);
             real f[CHUNK], *dbranch_n = dbranch + (size_t)n*C + c0;
             const real *dout_n = dout + (size_t)n*C + c0, *gate_g = gate && g >= 0 ? gate + (size_t)g*ld + c0 : NULL;
+            SOON_READ(dout_n, m); SOON_WRITE(dbranch_n, m);
             dropout_factors(f, drop, n, c0, C);
             if (gate_g) for (int c = 0; c < m; c++) f[c] *= gate_g[c];
             if (add) for (int c = 0; c < m; c++) dbranch_n[c] += f[c] * dout_n[c];
@@ -420,6 +423,7 @@ void gated_residual_backward_cpu(real *dbranch, real *dgate, const real *dout, c
             int m = min(CHUNK, C - c0);
             size_t at = (size_t)n*C + c0, mod = (size_t)group_of(group, n)*ld + c0;
             real f[CHUNK];
+            SOON_READ(branch + at, m); SOON_READ(dout + at, m);
             dropout_factors(f, drop, n, c0, C);
             for (int c = 0; c < m; c++) dgate[mod + c] += f[c] * branch[at + c] * dout[at + c];
         }

@@ -38,6 +38,14 @@ typedef enum { LINEAR_ONLY, GELU, SILU, GELU_EXACT, RELU, ELU, ACTIVATIONS } Act
 // How the products of linear layers and attention are computed. BF16: both operands are rounded to bfloat16 first; sums stay as they are.
 typedef enum { FP32, BF16 } Precision;
 
+// Asks memory for the n numbers that stand SOON numbers behind x, to be read or to be written: loops that walk through large arrays need not wait for them then.
+// Behind the end of an array it asks in vain.
+enum { SOON = 512, LINE_BYTES = 64 };
+#define ASK_SOON(x, n, write) \
+    for (size_t i_ = 0; i_ < (size_t)(n) * sizeof *(x); i_ += LINE_BYTES) __builtin_prefetch((const void *)((uintptr_t)(x) + SOON * sizeof *(x) + i_), write)
+#define SOON_READ(x, n)  ASK_SOON(x, n, 0)
+#define SOON_WRITE(x, n) ASK_SOON(x, n, 1)
+
 // Philox4x32-10 (Salmon et al. 2011): 128 random bits as a pure function of (seed, stream, index), the same on every device.
 typedef struct Philox { uint32_t w[4]; } Philox;
 BOTH static inline Philox philox(uint64_t seed, uint64_t stream, uint64_t index) {
