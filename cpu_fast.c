@@ -879,8 +879,8 @@ static void few_rows(float *out, const float *inp, const float *weight, int N, i
 // them all, MN rows of weight at a time, while memory is asked for the next MN.
 enum { MORE = VW == 16 ? 32 : 16, MV = MORE / VW, MN = VW == 16 ? 8 : VW == 8 ? 6 : MR == 8 ? 4 : 2 };
 _Static_assert(MORE / 2 % GROUP == 0 && GROUP % VW == 0, "turned rows fill whole vectors");
-// sum[r][n] = row n of the turned x with w[r], KC numbers at a time: long chains of sums lose digits
-static inline __attribute__((always_inline)) void turned_dots(float (*sum)[MORE], const int mv, const float *x, const float *const *w, int C) {
+// sum[r][n] = row n of the turned x with w[r], KC numbers at a time, since long chains of sums lose digits; + bias, in the order of gemm()
+static inline __attribute__((always_inline)) void turned_dots(float (*sum)[MORE], const int mv, const float *x, const float *const *w, const float *bias, int C) {
     memset(sum, 0, MN * sizeof *sum);
     for (int c0 = 0; c0 < C; c0 += KC) {
         vec s[MN][MV];
@@ -891,6 +891,7 @@ static inline __attribute__((always_inline)) void turned_dots(float (*sum)[MORE]
             UNROLL for (int j = 0; j < mv; j++) { y[j] = *(const vec *)(x + ((size_t)j*C + c)*VW); KEEP(y[j]); }
             UNROLL for (int r = 0; r < MN; r++) UNROLL for (int j = 0; j < mv; j++) s[r][j] += w[r][c] * y[j];
         }
+        if (bias && c0 + KC >= C) UNROLL for (int r = 0; r < MN; r++) UNROLL for (int j = 0; j < mv; j++) s[r][j] += bias[r];
         UNROLL for (int r = 0; r < MN; r++) UNROLL for (int j = 0; j < mv; j++) *(vec *)(sum[r] + j*VW) += s[r][j];
     }
 }
@@ -898,6 +899,7 @@ static void more_rows(float *out, const float *inp, const float *weight, int N, 
     enum { COLUMNS = 8 * MN };
     int half = N <= MORE / 2, lines = half ? MORE / 2 : MORE;
     float *x = scratch(PANEL_A, (size_t)C * MORE);
+    Epilogue rest = e ? (Epilogue){NULL, e->pre, e->act, NULL} : (Epilogue){0};
     if (N <= lines - GROUP) memset(x, 0, (size_t)C * lines * sizeof(float));    // vectors that turn() leaves alone
     turn(x, inp, C, N, C, FP32);
     #pragma omp parallel for if ((double)N * C * OC > LITTLE)
@@ -905,22 +907,22 @@ static void more_rows(float *out, const float *inp, const float *weight, int N, 
         int o1 = min(o0 + COLUMNS, OC);
         for (int o = o0; o < o1; o += MN) {
             const float *w[MN];
-            float sum[MN][MORE];
-            UNROLL for (int r = 0; r < MN; r++) w[r] = weight + (size_t)min(o + r, OC - 1)*C;
-            if (half) turned_dots(sum, MV / 2, x, w, C); else turned_dots(sum, MV, x, w, C);
+            float sum[MN][MORE], own_bias[MN], *bias = e && e->bias ? own_bias : NULL;
+            UNROLL for (int r = 0; r < MN; r++) { int row = min(o + r, OC - 1); w[r] = weight + (size_t)row*C, own_bias[r] = bias ? e->bias[row] : 0; }
+            if (half) turned_dots(sum, MV / 2, x, w, bias, C); else turned_dots(sum, MV, x, w, bias, C);
             int n = 0;
             if (MN % 4 == 0 && o + MN <= OC)            // turned back 4 x 4 at a time
                 for (; n + 4 <= N; n += 4) UNROLL for (int r = 0; r < MN; r += 4) transpose4(out + (size_t)n*OC + o + r, OC, &sum[r][n], MORE);
             for (; n < N; n++) for (int r = 0; r < MN && o + r < OC; r++) out[(size_t)n*OC + o + r] = sum[r][n];
         }
-        if (e) epilogue(out, OC, e, 0, N, o0, o1);
+        epilogue(out, OC, &rest, 0, N, o0, o1);
     }
 }
 
 void linear_forward_fast(float *out, float *pre, const float *inp, const float *weight, const float *packed, const float *bias, int N, int C, int OC, Activation act, Precision how) {
     Epilogue e = {bias, pre, act, NULL}, *finish = bias || pre || act ? &e : NULL;
     if (N <= FEW && how == FP32) few_rows(out, inp, weight, N, C, OC, finish);
-    else if (N <= MORE && how == FP32) more_rows(out, inp, weight, N, C, OC, finish);
+    else if (N <= MORE && how == FP32 && !packed) more_rows(out, inp, weight, N, C, OC, finish);
     else multiply(N, OC, C, inp, C, 1, weight, 1, C, packed, 0, out, OC, finish, NULL, how);
 }
 

@@ -236,8 +236,8 @@ static void parity_linear_forward(void) {
         drop_arrays();
     }
 #ifndef WITH_CUDA
-    static const int packed_shape[][3] = {{33, 7, 1}, {40, 33, 37}, {601, 400, 97}, {257, 385, 193}, {64, 1601, 64}, {33, 40, 2100}, {33, 1601, 3200}};     // weights that were packed before: the same bits. N, C, OC
-    for (int i = 0; i < 7; i++) for (Precision how = FP32; how <= BF16; how++) {
+    static const int packed_shape[][3] = {{5, 96, 50}, {16, 800, 70}, {32, 96, 288}, {33, 7, 1}, {40, 33, 37}, {601, 400, 97}, {257, 385, 193}, {64, 1601, 64}, {33, 40, 2100}, {33, 1601, 3200}};     // weights that were packed before: the same bits. N, C, OC
+    for (int i = 0; i < (int)(sizeof packed_shape / sizeof *packed_shape); i++) for (Precision how = FP32; how <= BF16; how++) {
         int N = packed_shape[i][0], C = packed_shape[i][1], OC = packed_shape[i][2];
         size_t size = packed_size(C, OC, how);
         Array *out = array((size_t)(N*OC)), *again = array((size_t)(N*OC)), *inp = array((size_t)(N*C)), *weight = array((size_t)(OC*C)), *bias = array((size_t)OC), *packed = array(size);
