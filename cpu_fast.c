@@ -987,9 +987,9 @@ static void pad(float *out, int all, int D, const float *inp, size_t ld, int row
 }
 
 // The same, but where nothing is to be rounded or completed: inp itself. *ld: of what is returned
-static const float *padded(float *out, int D, const float *inp, size_t *ld, int rows, int HS, Precision how) {
-    if (how == FP32 && D == HS) return inp;
-    pad(out, rows, D, inp, *ld, rows, HS, how);
+static const float *padded(float *out, int all, int D, const float *inp, size_t *ld, int rows, int HS, Precision how) {
+    if (how == FP32 && D == HS && rows == all) return inp;
+    pad(out, all, D, inp, *ld, rows, HS, how);
     *ld = (size_t)D;
     return out;
 }
@@ -1025,18 +1025,22 @@ static Tile tile_at(const Span *span, int t, int T, int base) {
 
 // s (columns) = value wherever the row does not see the key
 static void hide(float *s, const Tile *x, const Span *span, float value) {
+    ivec lane;
+    for (int l = 0; l < VW; l++) lane[l] = l;
     for (int part = 0; part < 2; part++) {
         int n = (part ? x->columns : x->at[1]) - x->at[part], first = x->base + x->from[part], lo = span->lo[part] - first, hi = span->hi[part] - first;
         if (!length(span, part)) lo = hi = n;
-        for (int j = 0; j < lo; j++) s[x->at[part] + j] = value;
-        for (int j = hi; j < n; j++) s[x->at[part] + j] = value;
+        for (int j = 0; j < n; j += VW) {       // whole vectors, since they are read as such next
+            vec *y = (vec *)(s + x->at[part] + j);
+            if (j < lo || j + VW > hi) *y = choose((lane + j >= lo) & (lane + j < hi), *y, (vec){0} + value);
+        }
     }
 }
 
-// s (R, ls) = rows a (R,D) times the keys of the tile, from panels
-static void against_keys(float *s, size_t ls, const Tile *x, const float *a, int D, const float *panel, int HS) {
+// s (R, ls) = rows a, lda numbers apart, times the keys of the tile, from panels
+static void against_keys(float *s, size_t ls, const Tile *x, const float *a, size_t lda, const float *panel, int HS) {
     for (int part = 0; part < 2; part++)
-        product(x->rows, ((part ? x->columns : x->at[1]) - x->at[part]) / VW, HS, a, D, 1, panel + (size_t)x->from[part]*HS, VW, HS*VW, s + x->at[part], ls, 0);
+        product(x->rows, ((part ? x->columns : x->at[1]) - x->at[part]) / VW, HS, a, lda, 1, panel + (size_t)x->from[part]*HS, VW, HS*VW, s + x->at[part], ls, 0);
 }
 // c (R,D) = p (R, ls) times the rows of b, ldb numbers apart, that the tile sees
 static void combine_keys(float *c, int D, const Tile *x, const float *p, size_t ls, const float *b, size_t ldb) {
@@ -1294,12 +1298,13 @@ void attention_forward_fast(float *out, float *lse, const float *q, const float 
         float *s = scratch(SCORES, (size_t)R * ls), *q_tile = scratch(TILE, (size_t)2*R*D), *out_tile = q_tile + R*D;
         turn(kt, k + head_k, ldkv, keys, HS, how);
         size_t ldv = (size_t)ldkv;
-        const float *values = padded(scratch(PADDED, (size_t)keys * D), D, v + head_k, &ldv, keys, HS, how);
+        const float *values = padded(scratch(PADDED, (size_t)keys * D), keys, D, v + head_k, &ldv, keys, HS, how);
         for (const Tile *x = tile + part[i].tile, *end = x + part[i].tiles; x < end; x++) {
             int t = x->t;
             // pass 1: scores
-            pad(q_tile, R, D, q + head_q + (size_t)t*ldq, ldq, x->rows, HS, how);
-            against_keys(s, ls, x, q_tile, D, kt, HS);
+            size_t ld_rows = (size_t)ldq;
+            const float *rows = padded(q_tile, round_up(x->rows, RT), D, q + head_q + (size_t)t*ldq, &ld_rows, x->rows, HS, how);
+            against_keys(s, ls, x, rows, ld_rows, kt, HS);
 
             // pass 2: softmax, not yet divided by its sum
             float sum[R] = {0};
@@ -1349,17 +1354,18 @@ void attention_backward_fast(float *dq, float *dk, float *dv, const float *dout,
         turn(kt, k + head_k, ldkv, keys, HS, how);
         turn(vt, v + head_k, ldkv, keys, HS, how);
         size_t ldk = (size_t)ldkv;
-        const float *rows_of_k = padded(dv_p + (size_t)all*D, D, k + head_k, &ldk, keys, HS, how);
+        const float *rows_of_k = padded(dv_p + (size_t)all*D, keys, D, k + head_k, &ldk, keys, HS, how);
         memset(dk_p, 0, (size_t)2*all*D * sizeof(float));
         for (const Tile *x = tile + part[i].tile, *end = x + part[i].tiles; x < end; x++) {
             int t = x->t;
             const float *dout_t = dout + head_out + (size_t)t*C, *out_t = out + head_out + (size_t)t*C;
 
             // pass 1: scores and dp
-            pad(q_tile, R, D, q + head_q + (size_t)t*ldq, ldq, x->rows, HS, how);
-            pad(dout_tile, R, D, dout_t, C, x->rows, HS, how);
-            against_keys(p, ls, x, q_tile, D, kt, HS);
-            against_keys(ds, ls, x, dout_tile, D, vt, HS);
+            size_t ld_q = (size_t)ldq, ld_dout = (size_t)C;
+            int whole = round_up(x->rows, RT);
+            const float *rows_of_q = padded(q_tile, whole, D, q + head_q + (size_t)t*ldq, &ld_q, x->rows, HS, how), *rows_of_dout = padded(dout_tile, whole, D, dout_t, &ld_dout, x->rows, HS, how);
+            against_keys(p, ls, x, rows_of_q, ld_q, kt, HS);
+            against_keys(ds, ls, x, rows_of_dout, ld_dout, vt, HS);
 
             // pass 2: p = exp(scores - lse), ds = p (dp - dout.out), both 0 where the row does not see the key
             for (int r = 0; r < x->rows; r++) {
@@ -1382,8 +1388,8 @@ void attention_backward_fast(float *dq, float *dk, float *dv, const float *dout,
             // pass 4: dk_j += ds_j q (scaled at the end), dv_j += p_j dout
             for (int side = 0; side < 2; side++) {
                 int n = (side ? x->columns : x->at[1]) - x->at[side];
-                product(n, D/VW, x->rows, ds + x->at[side], 1, ls, q_tile, D, VW, dk_p + (size_t)x->from[side]*D, D, 1);
-                product(n, D/VW, x->rows, p + x->at[side], 1, ls, dout_tile, D, VW, dv_p + (size_t)x->from[side]*D, D, 1);
+                product(n, D/VW, x->rows, ds + x->at[side], 1, ls, rows_of_q, ld_q, VW, dk_p + (size_t)x->from[side]*D, D, 1);
+                product(n, D/VW, x->rows, p + x->at[side], 1, ls, rows_of_dout, ld_dout, VW, dv_p + (size_t)x->from[side]*D, D, 1);
             }
         }
         put_keys(dk + head_of_keys, dv + head_of_keys, dk_p, dv_p, scale, part, i, parts, Tk, D, HS, ldkv, add);
