@@ -36,16 +36,17 @@ void embedding_backward_cpu(real *dweight, const real *dout, const int *id, int 
 }
 
 void level_embedding_cpu(real *out, const double *level, int G, int F) {
-    int half = F / 2;                           // phases in double: float loses them at large levels
-    for (int g = 0; g < G && F % 2; g++) out[g*F + F - 1] = 0;     // an odd last column
+    int half = F / 2;
+    double frequency[half + 1];                 // phases in double: float loses them at large levels
+    for (int i = 0; i < half; i++) frequency[i] = exp(-log(10000.0) * i / half);
     #pragma omp parallel for if ((double)G * F > 2000)
-    for (int i = 0; i < half; i++) {
-        double frequency = exp(-log(10000.0) * i / half);
-        for (int g = 0; g < G; g++) {
-            double phase = level[g] * frequency;
+    for (int g = 0; g < G; g++) {
+        for (int i = 0; i < half; i++) {
+            double phase = level[g] * frequency[i];
             out[g*F + i] = (real)cos(phase);
             out[g*F + half + i] = (real)sin(phase);
         }
+        if (F % 2) out[g*F + F - 1] = 0;        // an odd last column
     }
 }
 
