@@ -375,6 +375,7 @@ void rope_backward_fast(float *dx, const float *cosine, const float *sine, const
     rope(dx, cosine, sine, position, pair, N, ld, heads, HS, true);
 }
 
+enum { ROWS_AHEAD = 4 };                        // rows have others between them, so a later row is asked for, not what follows
 void head_norm_forward_fast(float *x, float *kept, float *rstd, const float *weight, const float *cosine, const float *sine, const int *position, const int *pair, double eps,
                             int N, int ld, int heads, int HS) {
     int partner[whole_head(HS)];
@@ -385,7 +386,7 @@ void head_norm_forward_fast(float *x, float *kept, float *rstd, const float *wei
         float own[whole_head(HS)], other[whole_head(HS)], old[whole_head(HS)];
         memset(old, 0, sizeof old);
         if (cosine) find_turn(own, other, old, cosine + (size_t)position[n]*HS, sine + (size_t)position[n]*HS, partner, sign, HS, false);
-        ask_for_row(x + (size_t)(n + 4)*ld, heads*HS);         // what follows a row belongs to others
+        ask_for_row(x + (size_t)(n + ROWS_AHEAD)*ld, heads*HS);
         if (kept) SOON_WRITE(kept + (size_t)n*heads*HS, heads*HS);
         for (int h = 0; h < heads; h++) {
             float *x_nh = x + (size_t)n*ld + (size_t)h*HS;
@@ -413,7 +414,7 @@ void head_norm_backward_fast(float *dx, float *dweight, const float *kept, const
             float own[whole_head(HS)], other[whole_head(HS)], old[whole_head(HS)];
             memset(old, 0, sizeof old);
             if (cosine) find_turn(own, other, old, cosine + (size_t)position[n]*HS, sine + (size_t)position[n]*HS, partner, sign, HS, true);
-            ask_for_row(dx + (size_t)(n + 4)*ld, heads*HS);
+            ask_for_row(dx + (size_t)(n + ROWS_AHEAD)*ld, heads*HS);
             SOON_READ(kept + (size_t)n*heads*HS, heads*HS);
             for (int h = 0; h < heads; h++) {
                 float *dx_nh = dx + (size_t)n*ld + (size_t)h*HS, r = rstd[(size_t)n*heads + h];
@@ -485,7 +486,7 @@ static void pack_columns(float *strip, const float *src, int w, int k, size_t si
 }
 
 // C (m, nv vectors) = [C +] A B [+ bias] for one register tile: A(i,p) = a[i*ai + p*ap], where one of the strides is 1 or a is packed (ai = 1, ap = mr); row p of B at b + p*bp.
-// Meanwhile it asks for next[p*step], a share of what a later tile will read.
+// Meanwhile it asks for next[p*step], its share of what a later tile will read; step 0: for nothing new.
 static inline __attribute__((always_inline)) void tile_nv(const int mr, const int nv, const int along, int k, const float *a, size_t as, const float *b, size_t bp, const float *bias, int add,
                                                           float *C, size_t ldc, int m, const float *next, int step) {
     vec c[TALL][NV];
@@ -587,7 +588,8 @@ static void gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, cons
             int j1 = min(n, jc + NC), i1 = min(m, ic + mc), tiles = (i1 - ic + mr - 1) / mr;
             for (int j = jc; j < j1; j += nr) {
                 int w = min(nr, n - j), here = !packed && !pack_b && w % VW == 0;
-                // what tiles ask for: each its share of the next strip of packed weights; or rows of A of the next block, the first time that these are read
+                // What tiles ask for: each its share of the next strip of packed weights (less than three or four tiles ask for a part of it); or, while the first strip of B is used,
+                // the rows of A of the next block, if they lie without gaps and end with this strip.
                 int step = packed ? ic ? 0 : (nr + tiles - 1) / tiles : along && ai == (size_t)k && !j0 && !j ? mr : 0;
                 const float *b_j = packed ? packed + (size_t)(j0 + j)*K + p0*nr : here ? B + p0*bp + j0 + j : b + (size_t)j*k;
                 for (int i = ic; i < i1; i += mr) {
@@ -729,8 +731,8 @@ static void ragged_block(int depth, const uint32_t *a, const uint32_t *b, int ad
         for (int j = 0; j < min(n, LINES); j++) C[i*ldc + j] = (add ? C[i*ldc + j] : 0) + c[i*LINES + j];
 }
 
-// As gemm(). A panel of B is packed; then 64 rows of A at a time, and C is written along its rows, B coming from the L2 cache. packed: B as pack_weight() packs it, or NULL. It
-// comes from memory: more rows go through one strip of it, which asks for the next one meanwhile.
+// As gemm(). A panel of B is packed; then 64 rows of A at a time, and C is written along its rows, B coming from the L2 cache. packed: B as pack_weight() packs it, or NULL. This B
+// comes from memory: up to 256 rows go through one strip of it, 32 columns of C at a time, and the first ones that do ask for the next strip.
 static void tile_gemm(int M, int N, int K, const float *A, size_t ai, size_t ap, const float *B, size_t bp, size_t bj, const uint32_t *packed, int add, float *C, size_t ldc,
                       const Epilogue *e) {
     enum { ROWS = 64, ROWS_PACKED = 256, K_PANEL = 1536, N_PANEL = 2048, NEAR = 512 };     // NEAR: pairs of tiles of B, a megabyte
@@ -875,11 +877,12 @@ static void few_rows(float *out, const float *inp, const float *weight, int N, i
     }
 }
 
-// Up to MORE rows: they are turned around, so that mv vectors hold one number of each; then every number of the weights is read once and multiplies
+// FEW to MORE rows, where weights are not packed: the rows are turned around, so that mv vectors hold one number of each; then every number of the weights is read once and multiplies
 // them all, MN rows of weight at a time, while memory is asked for the next MN.
 enum { MORE = VW == 16 ? 32 : 16, MV = MORE / VW, MN = VW == 16 ? 8 : VW == 8 ? 6 : MR == 8 ? 4 : 2 };
 _Static_assert(MORE / 2 % GROUP == 0 && GROUP % VW == 0, "turned rows fill whole vectors");
-// sum[r][n] = row n of the turned x with w[r], KC numbers at a time, since long chains of sums lose digits; + bias, in the order of gemm()
+// sum[r][n] = row n of the turned x with w[r], KC numbers at a time, since long chains of sums lose digits. The bias joins the last part before that
+// joins the others, as in gemm(): the same bits.
 static inline __attribute__((always_inline)) void turned_dots(float (*sum)[MORE], const int mv, const float *x, const float *const *w, const float *bias, int C) {
     memset(sum, 0, MN * sizeof *sum);
     for (int c0 = 0; c0 < C; c0 += KC) {

@@ -417,14 +417,14 @@ void gated_residual_backward_cpu(real *dbranch, real *dgate, const real *dout, c
     }
     if (!dgate || !gate) return;
     // pass 2, by columns: the gate
-    int part = (columns_per_thread(C) + CHUNK - 1) / CHUNK * CHUNK;
+    int part = (columns_per_thread(C) + CHUNK - 1) / CHUNK * CHUNK, later = (SOON + C - 1) / C * C - SOON;      // SOON + later: whole rows
     #pragma omp parallel for if ((double)N * C > 20000)
     for (int p0 = 0; p0 < C; p0 += part)
         for (int n = 0; n < N; n++) for (int c0 = p0; c0 < min(C, p0 + part) && group_of(group, n) >= 0; c0 += CHUNK) {
             int m = min(CHUNK, C - c0);
             size_t at = (size_t)n*C + c0, mod = (size_t)group_of(group, n)*ld + c0;
             real f[CHUNK];
-            SOON_READ(branch + at, m); SOON_READ(dout + at, m);
+            SOON_READ(branch + at + later, m); SOON_READ(dout + at + later, m);
             dropout_factors(f, drop, n, c0, C);
             for (int c = 0; c < m; c++) dgate[mod + c] += f[c] * branch[at + c] * dout[at + c];
         }

@@ -180,7 +180,7 @@ extern "C" {
 KERNELS(DECLARE, DECLARE_FAST)
 bool has_matrix_unit(void);                     // of this CPU: bf16 is then much faster than float32
 size_t packed_size(int C, int OC, Precision how);       // numbers that pack_weight() writes
-void pack_weight(float *packed, const float *weight, int C, int OC, Precision how);     // weight (OC,C) in the order in which linear_forward_fast() would pack it, in each call; up to four rows read the weight itself
+void pack_weight(float *packed, const float *weight, int C, int OC, Precision how);     // weight (OC,C) in the order in which linear_forward_fast() would pack it, in each call; in FP32, up to four rows read the weight itself
 
 // The second device, in builds that have it (cuda_kernels.cu). Errors end the program through on_error(one line). Transfers and kernels run in the order
 // of the calls; the host waits in cuda_download(), and in cuda_upload() when more than 32 MB were sent since.
